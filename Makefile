@@ -1,0 +1,76 @@
+# makerlab's set-up is `make demo` and `make test`; `make help` lists the rest.
+SHELL := /bin/sh
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+CONFIG := settings.ini setup.py constraints.txt
+KATEX := 0.16.22
+export OMP_NUM_THREADS ?= 1
+export PYTHONHASHSEED ?= 0
+
+.PHONY: help demo test check lab docs docs-preview bench readme notebooks clean
+.DEFAULT_GOAL := help
+
+help: ## list what can be made
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | while IFS='	' read -r name text; do printf '  make %-14s%s\n' "$$name" "$$text"; done
+
+$(BIN)/python:
+	@python=$$(tools/need.sh demo) && "$$python" -m venv $(VENV)
+
+$(VENV)/.core: $(CONFIG) | $(BIN)/python
+	@echo "Installing makerlab into $(VENV): about 235 MB to download, 960 MB on disk."
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(CONFIG) | $(BIN)/python
+	@echo "Installing makerlab and all that its tests need into $(VENV): about 365 MB to download, 1330 MB on disk."
+	@$(PIP) -e '.[dev]'
+	@touch $(VENV)/.core $@
+
+$(VENV)/.katex: | $(BIN)/python
+	@if command -v npm >/dev/null 2>&1; then echo "Fetching KaTeX $(KATEX) for the site's formulas (about 1 MB)."; \
+	  npm install --silent --no-save --no-package-lock --no-audit --no-fund --prefix . katex@$(KATEX) >/dev/null 2>&1 \
+	    || echo "KaTeX could not be fetched: the preview will draw formulas as MathML."; \
+	else echo "No npm here: the preview will draw formulas as MathML."; fi
+	@touch $@
+
+demo: $(VENV)/.core ## create .venv, install, and run the main job on the embedded sample into reports/
+	$(BIN)/mm-engine demo --out reports
+
+test: $(VENV)/.dev $(VENV)/.katex ## install what the tests need, then run everything that CI runs
+	@tools/need_r.sh
+	@$(BIN)/python tools/check.py
+
+check: ## everything that CI runs, without the installing
+	@test -x $(BIN)/nbdev_test || { echo "nothing is installed in $(VENV) yet: make test"; exit 1; }
+	@$(BIN)/python tools/check.py
+
+lab: $(VENV)/.dev ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab nbs/index.ipynb
+
+docs: $(VENV)/.dev ## the site with Quarto, in _docs/
+	@PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \
+	command -v quarto >/dev/null 2>&1 || { echo "No quarto on PATH: trying pip install quarto-cli (downloads Quarto, about 120 MB)."; \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check quarto-cli >$(VENV)/quarto.log 2>&1 && quarto --version >/dev/null 2>&1; } || { \
+	  echo "Quarto could not be installed (see $(VENV)/quarto.log). Install it from quarto.org, or look at the site offline: make docs-preview"; exit 1; }; \
+	$(BIN)/python tools/build_docs.py
+
+docs-preview: $(VENV)/.dev $(VENV)/.katex ## the site without Quarto and without a network, in _docs/
+	@$(BIN)/python tools/build_docs.py --preview
+	@$(BIN)/python tools/check_links.py _docs
+	@echo "Open _docs/index.html"
+
+readme: $(VENV)/.dev ## write README.md from nbs/index.ipynb
+	@$(BIN)/python tools/make_readme.py
+
+notebooks: $(VENV)/.dev ## after editing notebooks: export the package, clean, number the studies, write README.md
+	@$(BIN)/python tools/tidy.py .
+
+bench: ## makerlab beside its peers, into bench/RESULTS.md
+	@python=$$(tools/need.sh bench) && { test -x .venv-bench/bin/python || "$$python" -m venv .venv-bench; }
+	@echo "Installing makerlab and its peers into .venv-bench: about 235 MB to download."
+	@.venv-bench/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e . polars
+	.venv-bench/bin/python bench/run.py
+
+clean: ## remove what was built (not .venv, not reports)
+	rm -rf _docs _proc build .pytest_cache .mypy_cache .ruff_cache .hypothesis

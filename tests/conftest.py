@@ -1,0 +1,52 @@
+"What the tests share: where real data is, and a summary that says aloud what could not be tested."
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PLACES = [Path(p) for p in (os.environ.get("MAKERLAB_REAL_DATA"), ROOT.parent / "shared" / "data") if p]
+
+
+def real(path: str) -> Path:
+    "A real data file or folder by its path under the data folder; skips the test, with a reason that is counted, when it is absent."
+    for place in PLACES:
+        if (place / path).exists():
+            return place / path
+    pytest.skip(f"REAL DATA: {path} is not in {' or '.join(str(p.name) + '/' for p in PLACES)} (set MAKERLAB_REAL_DATA to its folder)")
+
+
+@pytest.fixture
+def real_data():
+    "The function `real`, for tests that take it as a fixture."
+    return real
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
+    def reports(kind: str) -> list:
+        return terminalreporter.stats.get(kind, [])
+
+    def reason(report) -> str:
+        return report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+
+    skipped = [r for r in reports("skipped") if "REAL DATA" in reason(r)]
+    ran = [r for kind in ("passed", "failed") for r in reports(kind) if "realdata" in getattr(r, "keywords", {})]
+    later = sorted({reason(r).split("not yet: ")[1] for r in reports("skipped") if "not yet: " in reason(r)})
+    context = [value for r in reports("passed") for key, value in r.user_properties if key == "context only"]
+    terminalreporter.section("what this run did and did not test")
+    terminalreporter.line(f"REAL DATA: {len(ran)} tests ran on real market data, {len(skipped)} were SKIPPED for want of it"
+                          + (" <<<<<< set MAKERLAB_REAL_DATA" if skipped else ""))
+    for report in skipped:
+        terminalreporter.line(f"  skipped: {report.nodeid}")
+    if context:
+        terminalreporter.line(f"ORACLES, context only (nothing to assert): {', '.join(context)}")
+    for line in later:
+        terminalreporter.line(f"ORACLES, not yet: {line}")
+    before = os.environ.get("MAKERLAB_CHECK_FAILED")
+    if before:
+        terminalreporter.line(f"FAILED BEFORE PYTEST: {before} (see above): this run fails", red=True)
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if os.environ.get("MAKERLAB_CHECK_FAILED") and session.exitstatus == 0:
+        session.exitstatus = 1

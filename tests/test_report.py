@@ -1,0 +1,173 @@
+"Reports: whole or not at all, readable back, honest about what is missing."
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from makerlab.core import DataError, ParameterError
+from makerlab.scoring import report
+from makerlab.scoring.attribution import attribute, markouts, markouts_by_time
+from makerlab.scoring.inference import pnl_interval
+from makerlab.scoring.metrics import summarise
+
+HTML_NEEDS = ("What was run", "fees", "latency", "fill model", "sample", "variants tried", "95 %")
+
+
+@pytest.fixture(scope="module")
+def results():
+    rng = np.random.default_rng(7)
+    n, k = 400, 60
+    mid = 100 + 0.01 * rng.normal(size=n).cumsum()
+    time = pd.date_range("2026-03-02 14:30", periods=n, freq="s", tz="UTC")
+    step = np.sort(rng.integers(0, n, k))
+    side = rng.choice([-1, 1], k)
+    fills = pd.DataFrame({"step": step, "time": time[step], "side": side.astype("int8"), "price": mid[step] - 0.01 * side, "qty": 100.0, "mid": mid[step], "fee": 0.02})
+    a = attribute(fills, mid)
+    path = pd.DataFrame({"step": np.arange(n), "time": time, "mid": mid, "quote_bid": mid - 0.01, "quote_ask": mid + 0.01,
+                         "inventory": a.steps.q, "cash": a.steps.cash, "fees": a.steps.fees.cumsum()})
+    path.attrs["odd"] = object()  # attributes that no file can hold must not stop a report
+    manifest = report.run_manifest(strategy="as", sample="made, 400 s", fees="0.02 a fill", latency="0 ns", fill_model="random", variants=3, seed=7,
+                                   params={"gamma": np.float64(0.1), "cap": np.nan}, data={"path": path})
+    return SimpleNamespace(path=path, fills=fills, attribution=a, markouts=markouts_by_time(fills, path, horizons_s=[1, 5]),
+                           metrics=summarise(path, fills), intervals={"total": pnl_interval(a.steps.pnl, variants=3, n=99, rng=rng)}, manifest=manifest)
+
+
+FIT = {"model": "exponential", "A": 0.9, "k": 1.5, "se_A": 0.1, "se_k": 0.1, "llf": -1.0, "aic": 6.0, "bic": 7.0, "n": 9, "status": "ok"}
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_all_files_and_back(results, tmp_path):
+    files = report.write_reports(results, tmp_path / "a" / "reports", fit=FIT)
+    names = {p.name for p in files}
+    assert names == {p.name for p in (tmp_path / "a" / "reports").iterdir()} and not [p for p in (tmp_path / "a").iterdir() if p.name != "reports"]
+    assert {"fit.csv", "mle_report.md", "backtest_timeseries.csv", "backtest_timeseries.parquet", "fills.csv", "fills.parquet", "backtest_summary.md",
+            "report.html", "manifest.json"} <= names
+    back = report.read_report(tmp_path / "a" / "reports")
+    pd.testing.assert_frame_equal(back["path"], results.path, check_names=False)
+    pd.testing.assert_frame_equal(back["fills"], results.fills)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "a" / "reports" / "fills.csv", parse_dates=["time"]), results.fills, check_dtype=False)
+    assert back["intervals"] == results.intervals and back["parts"]["total"] == results.attribution.total
+    assert back["manifest"]["params"] == {"gamma": 0.1, "cap": None} and back["manifest"]["variants"] == 3
+    assert report.read_fit(tmp_path / "a" / "reports" / "fit.csv")["k"] == 1.5
+
+
+def test_html_is_alone_and_in_order(results, tmp_path):
+    report.write_reports(results, tmp_path / "r")
+    page = (tmp_path / "r" / "report.html").read_text()
+    for bad in ("http:", "https:", "//cdn", "<script", "<link", "url(", "@import", "<iframe"):
+        assert bad not in page, bad
+    assert page.count('src="data:image/png;base64,') == page.count("<img") == 4
+    order = [page.index(x) for x in ("<h2>What was run", "<h2>Where the money came from", "<h2>What the fills were worth later", "<h2>Net P&amp;L")]
+    assert order == sorted(order) and all(word in page for word in HTML_NEEDS)
+    assert "Net P&amp;L" not in page[:order[-1]] and "net_pnl" not in page
+
+
+@pytest.mark.parametrize("fail_at", range(1, 11))
+def test_a_failure_at_any_replacement_leaves_the_old_files(results, tmp_path, monkeypatch, fail_at):
+    folder = tmp_path / "r"
+    report.write_together(folder, {f"f{i}": b"old%d" % i for i in range(4)})
+    (folder / "mine.txt").write_text("keep")
+    before, replace, calls = snapshot(folder), os.replace, 0
+
+    def failing(a, b):
+        nonlocal calls
+        calls += 1
+        if calls == fail_at:
+            raise OSError("no space left on device")
+        return replace(a, b)
+
+    monkeypatch.setattr(report.os, "replace", failing)
+    files = {f"f{i}": b"new%d" % i for i in range(8)}
+    if fail_at <= len(files):
+        with pytest.raises(OSError, match="no space"):
+            report.write_together(folder, files)
+        assert snapshot(folder) == before
+    else:
+        report.write_together(folder, files)
+        assert snapshot(folder) == files | {"mine.txt": b"keep"}
+
+
+@pytest.mark.parametrize("broken", ["html_page", "summary_markdown", "_manifest_bytes", "_parquet"])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_failure_in_rendering_touches_nothing(results, tmp_path, monkeypatch, broken, fresh):
+    folder = tmp_path / "r"
+    if not fresh:
+        report.write_together(folder, {"report.html": b"old", "manifest.json": b"{}"})
+    before = snapshot(tmp_path)
+
+    def boom(*args):
+        raise RuntimeError("simulated")
+
+    monkeypatch.setattr(report, broken, boom)
+    with pytest.raises(RuntimeError, match="simulated"):
+        report.write_reports(results, folder)
+    assert snapshot(tmp_path) == before and folder.exists() != fresh
+
+
+def test_a_failure_while_staging_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(report.os, "rename", lambda a, b: (_ for _ in ()).throw(OSError("simulated")))
+    with pytest.raises(OSError, match="simulated"):
+        report.write_together(tmp_path / "r", {"a": b"1"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_render_again_from_the_files(results, tmp_path):
+    report.write_reports(results, tmp_path / "r", fit=FIT)
+    page = (tmp_path / "r" / "report.html").read_bytes()
+    (tmp_path / "r" / "report.html").unlink()
+    assert report.render_html(tmp_path / "r").read_bytes() == page
+    files = json.loads((tmp_path / "r" / "manifest.json").read_text())["report"]["files"]
+    assert files["report.html"]["bytes"] == len(page)
+
+
+def test_edited_or_missing_files_are_noticed(results, tmp_path):
+    report.write_reports(results, tmp_path / "r")
+    with (tmp_path / "r" / "backtest_timeseries.parquet").open("ab") as f:
+        f.write(b"x")
+    with pytest.raises(DataError, match="backtest_timeseries"):
+        report.render_html(tmp_path / "r")
+    with pytest.raises(DataError, match="no report"):
+        report.read_report(tmp_path / "nowhere")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "manifest.json").write_text("[]")
+    with pytest.raises(DataError, match="no report"):
+        report.read_report(tmp_path / "x")
+
+
+def test_nothing_unsaid(results):
+    bare = SimpleNamespace(path=results.path, fills=results.fills, attribution=results.attribution, markouts=markouts(results.fills, results.path.mid, horizons=[1]))
+    text = report.summary_markdown(report.collect(bare))
+    assert text.count("not stated") >= 6 and "no interval was computed" in text
+    with pytest.raises(ParameterError, match="markouts"):
+        report.collect(SimpleNamespace(path=1, fills=2, attribution=3))
+
+
+def test_bad_targets(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ParameterError, match="is a file"):
+        report.write_together(tmp_path / "file", {"a": b"1"})
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("row", [{"model": "exponential", "A": -1, "k": 1}, {"model": "exponential", "A": 1}, {"model": "exponential", "A": "x", "k": 1}])
+def test_bad_fit_files(tmp_path, row):
+    pd.DataFrame([row]).to_csv(tmp_path / "fit.csv", index=False)
+    with pytest.raises(DataError, match=r"fit\.csv: [Ak] = "):
+        report.read_fit(tmp_path / "fit.csv")
+
+
+def test_digest_of_tables_and_files(tmp_path):
+    a = pd.DataFrame({"x": [1.0, 2.0]})
+    assert report.digest(a) == report.digest(a.copy()) != report.digest(a.rename(columns={"x": "y"}))
+    assert report.digest(a) != report.digest(a.assign(x=[1.0, 3.0]))
+    (tmp_path / "f").write_bytes(b"abc")
+    assert report.digest(tmp_path / "f").startswith("ba7816bf")
+    with pytest.raises(DataError, match="not a file"):
+        report.digest(tmp_path / "g")

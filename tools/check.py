@@ -1,0 +1,104 @@
+"""Everything that CI checks, in order; each step prints its name and its seconds. pytest comes last, so that its line closes.
+
+Steps may be named to run only those: `python tools/check.py lint types`."""
+import filecmp
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+PYTHON = sys.executable
+DERIVED = ("makerlab", "nbs", "mm_nbs", "README.md")
+
+
+def run(*command: str, **extra) -> bool:
+    "Run one command in the repository, its output shown; True when it succeeded."
+    return subprocess.run(command, cwd=ROOT, env=ENV, **extra).returncode == 0
+
+
+def lint() -> bool:
+    return run(str(BIN / "ruff"), "check", "--quiet", ".")
+
+
+def types() -> bool:
+    return run(str(BIN / "mypy"), "--no-error-summary", "makerlab")
+
+
+def tree(folder: Path) -> set[str]:
+    "The files that count, by their path in the tree."
+    files = [p for top in DERIVED for p in ([folder / top] if (folder / top).is_file() else (folder / top).rglob("*"))]
+    return {str(p.relative_to(folder)) for p in files if p.is_file() and not {"__pycache__", ".ipynb_checkpoints"} & set(p.parts)}
+
+
+def derived() -> bool:
+    "Export, clean and renumber a copy: it must come out as it went in. The working tree is never touched."
+    with tempfile.TemporaryDirectory() as name:
+        copy = Path(name) / "makerlab"
+        skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        copy.mkdir()
+        for top in (*DERIVED, "settings.ini", "setup.py", "tools"):
+            here = ROOT / top
+            if here.is_dir():
+                shutil.copytree(here, copy / top, ignore=skip)
+            elif here.is_file():
+                shutil.copy(here, copy / top)
+        if not run(PYTHON, str(copy / "tools" / "tidy.py"), str(copy)):
+            return False
+        before, after = tree(ROOT), tree(copy)
+        wrong = sorted(before ^ after) + sorted(f for f in before & after if not filecmp.cmp(ROOT / f, copy / f, shallow=False))
+    for file in wrong:
+        print(f"  {file}: differs from what its notebook gives, or is unclean: run `make notebooks`")
+    return not wrong
+
+
+def notebooks() -> bool:
+    "Every library notebook from top to bottom in a fresh kernel; the timings show drift."
+    return run(str(BIN / "nbdev_test"), "--n_workers", "2", "--timing")
+
+
+def site() -> bool:
+    return run(PYTHON, "tools/build_docs.py", "--preview")
+
+
+def links() -> bool:
+    return run(PYTHON, "tools/check_links.py", "_docs")
+
+
+def tests(failed: list[str]) -> int:
+    "pytest over tests/ and, with nbval, over the studies. Its summary names the steps that failed before it."
+    command = [PYTHON, "-m", "pytest", "-q", "--nbval", "--nbval-current-env",
+               "--nbval-sanitize-with", "tests/nbval_sanitize.cfg", "--durations=10", "tests", "mm_nbs"]
+    return subprocess.run(command, cwd=ROOT, env={**ENV, "MAKERLAB_CHECK_FAILED": ", ".join(failed)}).returncode
+
+
+STEPS = {"lint": lint, "types": types, "derived": derived, "notebooks": notebooks, "site": site, "links": links}
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
+ENV.pop("MPLBACKEND", None)  # nbval needs the notebooks' own inline figures
+
+
+def main(names: list[str]) -> int:
+    unknown = sorted(set(names) - {*STEPS, "tests"})
+    if unknown:
+        print(f"no step {', '.join(unknown)}: there are {', '.join([*STEPS, 'tests'])}")
+        return 2
+    failed = []
+    for name, step in STEPS.items():
+        if names and name not in names:
+            continue
+        start = time.perf_counter()
+        good = step()
+        print(f"== {name}: {'ok' if good else 'FAILED'} ({time.perf_counter() - start:.1f} s)", flush=True)
+        failed += [] if good else [name]
+    if names and "tests" not in names:
+        return 1 if failed else 0
+    code = tests(failed)
+    return code or (1 if failed else 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
