@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 CONFIG := settings.ini setup.py constraints.txt
 KATEX := 0.16.22
 export OMP_NUM_THREADS ?= 1
@@ -51,7 +51,7 @@ lab: $(VENV)/.dev ## JupyterLab on the notebooks
 docs: $(VENV)/.dev ## the site with Quarto, in _docs/
 	@PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \
 	command -v quarto >/dev/null 2>&1 || { echo "No quarto on PATH: trying pip install quarto-cli (downloads Quarto, about 120 MB)."; \
-	  $(BIN)/python -m pip install -q --disable-pip-version-check quarto-cli >$(VENV)/quarto.log 2>&1 && quarto --version >/dev/null 2>&1; } || { \
+	  $(BIN)/python -m pip install -qq --disable-pip-version-check quarto-cli >$(VENV)/quarto.log 2>&1 && quarto --version >/dev/null 2>&1; } || { \
 	  echo "Quarto could not be installed (see $(VENV)/quarto.log). Install it from quarto.org, or look at the site offline: make docs-preview"; exit 1; }; \
 	$(BIN)/python tools/build_docs.py
 
@@ -69,7 +69,7 @@ notebooks: $(VENV)/.dev ## after editing notebooks: export the package, clean, n
 bench: ## makerlab beside its peers, into bench/RESULTS.md
 	@python=$$(tools/need.sh bench) && { test -x .venv-bench/bin/python || "$$python" -m venv .venv-bench; }
 	@echo "Installing makerlab and its peers into .venv-bench: about 235 MB to download."
-	@.venv-bench/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e . polars
+	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e . polars
 	.venv-bench/bin/python bench/run.py
 
 clean: ## remove what was built (not .venv, not reports)

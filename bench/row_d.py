@@ -50,30 +50,33 @@ def polars_query(pl):
                 weighted_mid=(c("bid") * c("ask_size") + c("ask") * c("bid_size")) / (c("bid_size") + c("ask_size")))
 
 
-def timed(f, runs: int) -> tuple[object, dict]:
-    "The answer of a warm-up run, then seconds of the runs that count."
-    answer, seconds = f(), []
+def race(contenders: dict, runs: int) -> tuple[dict, dict]:
+    "Answers of a warm-up round, then seconds of the rounds that count; all take turns, so that a noisy neighbour hits everyone."
+    answers, seconds = {name: f() for name, f in contenders.items()}, {name: [] for name in contenders}
     for _ in range(runs):
-        began = time.perf_counter()
-        f()
-        seconds.append(time.perf_counter() - began)
-    return answer, {"median_s": statistics.median(seconds), "min_s": min(seconds), "max_s": max(seconds), "runs": runs}
+        for name, f in contenders.items():
+            began = time.perf_counter()
+            f()
+            seconds[name].append(time.perf_counter() - began)
+    return answers, {name: {"median_s": statistics.median(x), "min_s": min(x), "max_s": max(x), "runs": runs} for name, x in seconds.items()}
 
 
 def main(n: int) -> dict:
     "All contenders in turn on one input, compared."
-    quotes, peers, answers = make_quotes(n), {}, {}
-    ours, mine = timed(lambda: event_features(quotes, window_s=60.0, per="event"), RUNS)
-    answers["pandas"], peers["pandas"] = timed(lambda: by_pandas(quotes), RUNS)
-    peers["pandas"]["version"] = pd.__version__
+    quotes = make_quotes(n)
+    contenders = {"makerlab": lambda: event_features(quotes, window_s=60.0, per="event"), "pandas": lambda: by_pandas(quotes)}
+    versions = {"pandas": {"version": pd.__version__}}
     try:
         import polars as pl
     except ImportError:
-        pl = None
-    if pl is not None:
+        print("polars is not installed: `pip install polars`; the ratio is left out", file=sys.stderr)
+    else:
         frame, query = pl.from_pandas(quotes), polars_query(pl)
-        answers["polars"], peers["polars"] = timed(lambda: frame.lazy().select(**query).collect(), RUNS)
-        peers["polars"] |= {"version": pl.__version__, "threads": pl.thread_pool_size()}
+        contenders["polars"] = lambda: frame.lazy().select(**query).collect()
+        versions["polars"] = {"version": pl.__version__, "threads": pl.thread_pool_size()}
+    answers, peers = race(contenders, RUNS)
+    ours, mine = answers.pop("makerlab"), peers.pop("makerlab")
+    peers = {name: t | versions[name] for name, t in peers.items()}
     worst, agree = 0.0, True
     for theirs in answers.values():
         for column in ("ofi", "sigma", "weighted_mid"):

@@ -18,7 +18,7 @@ from scipy import optimize, stats
 
 from makerlab.calibration import intensity as I
 from makerlab.calibration.intensity import (STATUS, ExponentialIntensity, IntensityModel, PowerIntensity, bootstrap, depth_counts,
-                                            fit_many, fit_slow, to_reach)
+                                            fit_many, fit_slow, quotable_counts, to_reach)
 from makerlab.core import DataError, ParameterError
 
 CASES = [c for c in json.loads((Path(__file__).parent / "oracles" / "oracles.json").read_text())["cases"] if c["area"] == "intensity_mle"]
@@ -307,6 +307,24 @@ def test_reachable_exposure_counts_open_time():
     assert prints.attrs["notes"]["in_a_bin_cut_by_the_spread"] == 2  # 0.5 and 1.5 ticks, inside a half-spread of 2
 
 
+def test_quotable_counts_by_hand():
+    quotes, trades = tables(mid=100.005)
+    trades = trades.assign(price=trades.price + 0.005)
+    quotes.loc[1, ["bid", "ask"]] = [100.0, 100.02]  # two ticks wide from 10 s to 20 s: quotes stand at 1, 2, ... ticks; mid 100.01, so the sweep's 100.05 is 4 ticks deep
+    b = quotable_counts(trades, quotes, tick=0.01, max_ticks=4)
+    assert b.delta.tolist() == pytest.approx([0.005 * i for i in range(1, 9)]) and (b.width == 0.01).all()
+    assert b.exposure.tolist() == [180, 20, 180, 20, 180, 20, 180, 20]
+    # 5 s and 10 s at half a tick, the sweep of 15 s at 4 ticks, 30 s at half a tick
+    assert b["count"].tolist() == [3, 0, 0, 0, 0, 0, 0, 1]
+    between = trades.assign(price=trades.price.where(trades.index != 4, 100.045))  # a print at 3.5 ticks reaches a quote at 3, not at 4
+    assert quotable_counts(between, quotes, tick=0.01, max_ticks=4)["count"].tolist() == [3, 0, 0, 0, 0, 1, 0, 0]
+    assert quotable_counts(trades, quotes, tick=0.01, max_ticks=2).attrs["notes"]["deeper_than_max"] == 1
+    with pytest.raises(DataError, match="tick"):
+        quotable_counts(trades, quotes.assign(ask=quotes.ask + 0.003), tick=0.01)
+    with pytest.raises(ParameterError, match="tick"):
+        quotable_counts(trades, quotes, tick=0.0)
+
+
 def test_depth_counts_refuses():
     quotes, trades = tables()
     for edges in ([1.0], [0.2, 0.1], [-1.0, 1.0], [0.0, np.nan]):
@@ -353,4 +371,11 @@ def test_a_lobster_day():
         r = to_reach(IntensityModel(b).fit(), width=0.01)
         got[how] = [r.params["A"], r.bse["A"], r.params["k"], r.bse["k"], r.pearson_chi2]
     assert got["clock"] == pytest.approx([1.174, 0.0296, 35.70, 0.409, 246.2], rel=2e-3)
+    b = quotable_counts(trades, quotes, tick=0.01)
+    assert b.attrs["notes"]["counted"] + b.attrs["notes"]["deeper_than_max"] == 18016 and b.attrs["notes"]["inside_the_spread"] == 0
+    assert IntensityModel(b).fit().pearson_chi2 == pytest.approx(1785.8, abs=0.5)
+    power = IntensityModel(b, law="power", delta0="estimate").fit()
+    assert [power.delta0, power.bse["delta0"], power.params["k"], power.aic] == pytest.approx([0.0734, 0.00369, 7.683, 634.78], rel=2e-3)
+    r = to_reach(IntensityModel(b[b.delta > 0.0549]).fit(), width=0.01)
+    assert [r.params["A"], r.bse["A"], r.params["k"], r.bse["k"], r.pearson_chi2] == pytest.approx([4.967, 0.1661, 48.52, 0.4913, 83.2], rel=2e-3)
     assert got["reachable"] == pytest.approx([2.792, 0.1145, 47.87, 0.604, 67.6], rel=2e-3)

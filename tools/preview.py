@@ -23,7 +23,7 @@ CAPTION = re.compile(r"^(#\|\s*(?:fig|tbl)-cap:\s*)(.+)$", re.M)
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
 CDN = re.compile(r'<(?:link|script)[^>]*https://cdn\.jsdelivr\.net/npm/katex[^>]*>(?:</script>)?')
 NAMES = {"eq": "Equation", "fig": "Figure", "tbl": "Table", "sec": "Section"}
-STYLE = """<style>.cell-output-display{overflow-x:auto} .math.display{display:block;overflow-x:auto;overflow-y:hidden}
+STYLE = """<style>:root{--sd-body-width:860px} main pre:not(.cell-output pre) code{white-space:pre-wrap} .cell-output-display{overflow-x:auto} .math.display{display:block;overflow-x:auto;overflow-y:hidden}
 figcaption{font-size:.9em;color:#555} table.dataframe{border:0;font-size:.9em;margin-bottom:1rem}
 table.dataframe th,table.dataframe td{border:0;border-bottom:1px solid #dee2e6;padding:.2rem .7rem;text-align:right}
 </style>"""
@@ -81,7 +81,11 @@ def adapt(cells: list[dict]) -> list[str]:
         text = text_of(cell)
         if cell["cell_type"] == "markdown":
             cell["source"] = prose(text, change)
-        elif cell["cell_type"] == "code" and (match := LABEL.search(text)):
+        for out in cell.get("outputs", []):  # docstrings cite equations too
+            if "text/markdown" in out.get("data", {}):
+                shown = out["data"]["text/markdown"]
+                out["data"]["text/markdown"] = prose("".join(shown), lambda part: CROSSREF.sub(refer, part))
+        if cell["cell_type"] == "code" and (match := LABEL.search(text)):
             kind, n = match[1].split("-")[0], labels[match[1]]
             head = f"{NAMES[kind]} {n}: "
             cell["source"] = CAPTION.sub(lambda m, head=head: m[1] + json.dumps(head + str(yaml.safe_load(m[2])), ensure_ascii=False), text, count=1)
@@ -181,10 +185,18 @@ def captions(page: str) -> str:
     return re.sub(r"(<figcaption[^>]*>)(.*?)</figcaption>", fix, page, flags=re.S)
 
 
+def contents(page: str) -> str:
+    "Headings with mathematics, which smalldocs lists as plain TeX in the table of contents: as they stand on the page."
+    def fix(match: re.Match) -> str:
+        heading = re.search(rf'data-anchor-id="{re.escape(match[2])}"[^>]*>(.*?)</h\d>', page, re.S)
+        return match[1] + re.sub(r"</?a\b[^>]*>", "", heading[1]) + "</a>" if heading and 'class="math' in heading[1] else match[0]
+    return re.sub(r'(<a href="#([^"]+)" id="toc-[^>]*>)[^<]*</a>', fix, page)
+
+
 def finish(docs: Path) -> list[str]:
     "Draw the mathematics of the built pages at build time, with nothing loaded from elsewhere; returns broken formulas."
     use_katex = KATEX.is_dir() and shutil.which("node") is not None
-    pages = {path: captions(path.read_text(encoding="utf8")) for path in sorted(docs.rglob("*.html"))}
+    pages = {path: contents(captions(path.read_text(encoding="utf8"))) for path in sorted(docs.rglob("*.html"))}
     jobs = [(html.unescape(m[2]), m[1] == "display") for text in pages.values() for m in MATH.finditer(text)]
     done = iter((with_katex if use_katex else with_mathml)(jobs))
     problems = []

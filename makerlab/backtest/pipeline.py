@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Config', 'make_config', 'split_market', 'quote_prints', 'depth_edges', 'fit_market', 'Calibration',
-           'calibrate_market', 'quote_params', 'Job', 'run_backtest']
+           'calibrate_market', 'quote_params', 'params_for_mid', 'Job', 'run_backtest']
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #376d3850
+# %% ../../nbs/74_backtest.pipeline.ipynb #5ceb251e
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -19,11 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .snapshot import Backtest, BacktestResults
 from ..calibration.intensity import IntensityModel, IntensityResults, depth_counts, to_reach
-from ..core import DataError, ParameterError, infer_tick, to_ns
+from ..core import DataError, ParameterError, check_positive, infer_tick, price_sigma, to_ns
 from ..data.source import Market
 from ..execution.fills import PoissonFills, TradeFills
 from ..features.volatility import features
 from ..models.quoting import QuoteParams, gamma_for_skew
+from ..schema import validate_mids
 from ..scoring.report import write_reports
 
 # %% ../../nbs/74_backtest.pipeline.ipynb #a90e0f84
@@ -228,6 +229,31 @@ def quote_params(
     kappa = config.kappa if config.kappa is not None else calibration.kappa if known else 0.0
     return QuoteParams(gamma=gamma, k=k, A=A, kappa=kappa, eta=abs(kappa) if config.eta is None else config.eta, half_spread=half,
                        min_spread_bps=config.min_spread_bps, max_spread_bps=config.max_spread_bps, qty=config.qty, max_inventory=config.max_inventory)
+
+# %% ../../nbs/74_backtest.pipeline.ipynb #ccc0f057
+def params_for_mid(
+    mids: pd.DataFrame,  # column mid and perhaps time
+    *,
+    k: float,  # 1/price
+    A: float,  # 1/s
+    config: Config = Config(),  # what overrules the choice
+    dt_s: float | None = 1.0,  # s between rows; None reads the column time
+    sigma: float | None = None,  # price/sqrt(s); None measures it on the first quarter
+) -> QuoteParams:  # for the strategy
+    "Quoting parameters for a bare mid path. Raises DataError when it never moves at first, and what validate_mids raises."
+    table = validate_mids(mids)
+    mid = table["mid"].to_numpy()
+    seconds = np.diff(to_ns(table["time"])) / 1e9 if dt_s is None else np.full(mid.size - 1, check_positive("dt_s", dt_s, unit="s"))
+    early = max(2, (mid.size - 1) // 4)
+    vol = float(np.sqrt((np.diff(mid)[:early] ** 2).sum() / seconds[:early].sum())) if sigma is None else price_sigma(sigma)
+    if not vol > 0:
+        raise DataError(f"mids: the first {early} moves are all zero, so volatility cannot be measured: give sigma")
+    half = 1 / check_positive("k", k, unit="1/price") if config.half_spread is None else config.half_spread
+    gamma = config.gamma
+    if gamma is None:
+        gamma = gamma_for_skew(config.skew * half, inventory=config.max_inventory, sigma=vol, tau_s=float(seconds.sum()) / 2)
+    return QuoteParams(gamma=gamma, k=k, A=A, kappa=0.0, eta=0.0, half_spread=half, min_spread_bps=config.min_spread_bps,
+                       max_spread_bps=config.max_spread_bps, qty=config.qty, max_inventory=config.max_inventory)
 
 # %% ../../nbs/74_backtest.pipeline.ipynb #de15ae58
 @dataclass(frozen=True)

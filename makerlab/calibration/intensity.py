@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['STATUS', 'Law', 'profile_llf', 'fit_grid', 'profile_score', 'fit_slow', 'ExponentialIntensity', 'PowerIntensity',
-           'IntensityResults', 'IntensityModel', 'FitMany', 'fit_many', 'depth_counts', 'to_reach', 'Bootstrap',
-           'bootstrap']
+           'IntensityResults', 'IntensityModel', 'FitMany', 'fit_many', 'depth_counts', 'to_reach', 'quotable_counts',
+           'Bootstrap', 'bootstrap']
 
-# %% ../../nbs/40_calibration.intensity.ipynb #3f7296f3
+# %% ../../nbs/40_calibration.intensity.ipynb #a2c81551
 import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -17,8 +17,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy import optimize, special, stats
 
-from ..core import (DataError, ParameterError, Results, check_choice, check_finite, check_nonnegative,
-                           check_positive, next_normal, next_uniform, njit, rng_streams, to_ns)
+from ..core import (DataError, ParameterError, Results, TickGrid, check_choice, check_nonnegative,
+                           check_positive, next_uniform, njit, rng_streams, to_ns)
 from ..plot import axes, curve, points
 from ..schema import validate_bins, validate_quotes, validate_trades
 
@@ -417,7 +417,7 @@ def _profile_interval(x: np.ndarray, n: np.ndarray, e: np.ndarray, status: str, 
         return (edge, math.inf) if sign > 0 else (-math.inf, edge)
     return _profile_side(x, n, e, k, floor, -1.0), _profile_side(x, n, e, k, floor, 1.0)
 
-# %% ../../nbs/40_calibration.intensity.ipynb #7dd42b67
+# %% ../../nbs/40_calibration.intensity.ipynb #c5a0dc76
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class IntensityResults(_Inference):
     "What `IntensityModel.fit` returns."
@@ -435,11 +435,10 @@ class IntensityResults(_Inference):
         "Observed rates with exact 95 % Poisson intervals, and the fitted law."
         if ax is None:
             _, ax = axes("curve", title=f"{self.law_name} law: {self.status}", xlabel="distance from the mid", ylabel="hits per second")
-        n, e = self.bins["count"].to_numpy(), self.bins["exposure"].to_numpy()
+        n, e = (self.bins[c].to_numpy() for c in ("count", "exposure"))
         lo, hi = special.gammaincinv(np.maximum(n, 1e-9), .025) / e * (n > 0), special.gammaincinv(n + 1, .975) / e
         points(ax, self.bins["delta"], n / e, lo=lo, hi=hi, label="observed")
-        grid = np.linspace(self.bins["delta"].min(), self.bins["delta"].max(), 200)
-        fitted = self.predict(grid)
+        fitted = self.predict(grid := np.linspace(self.bins["delta"].min(), self.bins["delta"].max(), 200))
         if np.isfinite(fitted).all():
             curve(ax, grid, fitted, label="fitted")
             ax.set_yscale("log")
@@ -461,8 +460,8 @@ class IntensityResults(_Inference):
 
     def _repr_markdown_(self) -> str:
         table = self.summary()
-        cell = lambda v: v if isinstance(v, str) else f"{v:.6g}"
-        rows = [["", *table.columns], ["---"] * (1 + len(table.columns)), *([name, *map(cell, row)] for name, row in zip(table.index, table.to_numpy()))]
+        rows = [["", *table.columns], ["---"] * (1 + len(table.columns)),
+                *([name, *(v if isinstance(v, str) else f"{v:.6g}" for v in row)] for name, row in zip(table.index, table.to_numpy()))]
         return f"**{self.law_name} law, {self.status}.** {self.message}\n\n" + "\n".join("| " + " | ".join(r) + " |" for r in rows)
 
 # %% ../../nbs/40_calibration.intensity.ipynb #2279e437
@@ -762,6 +761,40 @@ def to_reach(
     return _pack(results.law_name, "ok", log_A, k - 1 if power else k, cov, results.bins["expected"].to_numpy(), results.llf,
                  results.bins[["delta", "count", "exposure"]], results.dropped, results.units["k"][2:] or "price",
                  results.delta0 - w / 2 if power else math.nan, "delta0" in results.params.index)
+
+# %% ../../nbs/40_calibration.intensity.ipynb #54b82f9c
+def quotable_counts(
+    trades: pd.DataFrame,  # TRADES: time, price, size[, side]
+    quotes: pd.DataFrame,  # QUOTES: time, bid, ask, bid_size, ask_size
+    *,
+    tick: float,  # price
+    max_ticks: int = 20,  # the largest distance, in ticks
+    side: str = "both",  # "both", "buy" (aggressor buys: the asks) or "sell" (the bids)
+    merge_sweeps: bool = True,  # prints of one stamp and side are one order, at its deepest
+) -> pd.DataFrame:  # BINS at multiples of half a tick; width is one tick; attrs["notes"] says what was left out
+    "Disjoint counts at the distances where a quote could stand, with the time it could. Raises DataError off the tick grid, ParameterError."
+    check_choice("side", side, ("both", "buy", "sell"))
+    n = 2 * int(check_positive("max_ticks", max_ticks, unit="ticks"))
+    q, t = validate_quotes(quotes), validate_trades(trades)
+    grid = TickGrid(tick)
+    spread = grid.to_ticks(q["ask"]) - grid.to_ticks(q["bid"])  # in ticks = the half-spread in half ticks
+    rows, notes = _depths(t, q, merge_sweeps)
+    if notes["before_first_quote"] == notes["trades"]:
+        raise DataError("trades: no quote precedes any trade: check that both tables are of the same day and zone")
+    rows = rows if side == "both" else rows[rows["side"] == (1 if side == "buy" else -1)]
+    half = np.rint(rows["half_spread"].to_numpy() / (0.5 * tick)).astype(np.int64)
+    at = np.floor(rows["depth"].to_numpy() / (0.5 * tick) + 1e-5).astype(np.int64)
+    at -= (at - half) & 1
+    inside, deep = (at < half) | (at < 1), at > n
+    stamps = np.append(to_ns(q["time"]), max(int(to_ns(q["time"])[-1]), int(to_ns(t["time"])[-1])))
+    seconds = np.bincount(np.minimum(spread, n + 1), weights=np.diff(stamps) / 1e9, minlength=n + 2)
+    for i in range(2, n + 1):
+        seconds[i] += seconds[i - 2]
+    notes |= {"inside_the_spread": int(inside.sum()), "deeper_than_max": int(deep.sum()), "counted": int((~inside & ~deep).sum())}
+    out = pd.DataFrame({"delta": 0.5 * tick * np.arange(1, n + 1), "count": np.bincount(at[~inside & ~deep], minlength=n + 1)[1:].astype(float),
+                        "exposure": seconds[1 : n + 1] * (2 if side == "both" else 1), "width": float(tick)})
+    out.attrs.update(notes=notes, side=side, estimand="orders per second and side whose deepest reachable quote distance is delta")
+    return out
 
 # %% ../../nbs/40_calibration.intensity.ipynb #5d96248a
 def _poisson_tables(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['KINDS', 'detect', 'Market', 'open_source', 'inspect_source']
 
-# %% ../../nbs/15_data.source.ipynb #45f8f914
+# %% ../../nbs/15_data.source.ipynb #337f7955
 import bz2
 import gzip
 import lzma
 import re
-import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from .samples import SAMPLE_SPECS, load_sample
 from .taq import load_quotes, load_trades, read_rda
 from ..schema import validate_trades
 
-# %% ../../nbs/15_data.source.ipynb #e9600a89
-_OPEN = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7z": lzma.open}
+# %% ../../nbs/15_data.source.ipynb #d2560fbc
+_OPEN: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7z": lzma.open}
 
 
 def _head(
@@ -35,7 +35,8 @@ def _head(
 ) -> bytes:  # up to 4096 bytes, decompressed
     "The start of a file, through gzip, bzip2 or xz. Raises DataError when it is empty or broken."
     try:
-        raw = path.open("rb").read(4096)
+        with path.open("rb") as plain:
+            raw = plain.read(4096)
         for magic, opener in _OPEN.items():
             if raw.startswith(magic):
                 with opener(path, "rb") as f:
@@ -272,7 +273,7 @@ def _load_one(
     out.attrs["source"] = str(path)
     return out
 
-# %% ../../nbs/15_data.source.ipynb #1a672876
+# %% ../../nbs/15_data.source.ipynb #80e01db3
 def _sibling(
     path: Path,  # a file of quotes
 ) -> Path | None:  # its file of trades, if there
@@ -298,14 +299,10 @@ def _find_trades(
         return _load_one(beside, "trades", want, want.kind)
     if want.kind != "rda":
         return None
-    try:
-        return _load_one(path, "trades", want, "rda")
-    except DataError as e:
-        if _no_table(e):
-            return None
-        raise
+    columns = [{str(c).strip().lower() for c in table.columns} for table in read_rda(path).values()]
+    return _load_one(path, "trades", want, "rda") if any("price" in c and c & {"size", "volume"} for c in columns) else None
 
-# %% ../../nbs/15_data.source.ipynb #6cf0a7db
+# %% ../../nbs/15_data.source.ipynb #42cd7ea9
 def _day_files(
     want: _Request,  # a folder or a file
     trades: bool = False,  # the files of trades instead
@@ -325,15 +322,22 @@ def _day_files(
     return chosen
 
 
+def _repairs(
+    *tables: pd.DataFrame | None,  # quotes, trades
+) -> dict[str, int]:  # rule: rows, those that did something
+    "The repairs of all tables, added up."
+    out: dict[str, int] = {}
+    for rule, count in (item for t in tables if t is not None for item in t.attrs.get("repairs", {}).items()):
+        out[rule] = out.get(rule, 0) + int(count)
+    return {rule: count for rule, count in out.items() if count}
+
+
 def _join(
     parts: list[pd.DataFrame],  # one a file
 ) -> pd.DataFrame:  # all, attributes merged
     "Tables end to end; repairs are added up, notes kept once."
     out = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
-    repairs: dict[str, int] = {}
-    for part in parts:
-        for rule, count in part.attrs.get("repairs", {}).items():
-            repairs[rule] = repairs.get(rule, 0) + int(count)
+    repairs = _repairs(*parts)
     notes = list(dict.fromkeys(n for part in parts for n in part.attrs.get("notes", [])))
     out.attrs = {**parts[0].attrs, "repairs": repairs, "notes": notes}
     return out
@@ -382,7 +386,7 @@ def _open_sample(
     "The embedded sample; BIGT unless another symbol is asked for."
     return load_sample(want.symbol or next(iter(SAMPLE_SPECS)))
 
-# %% ../../nbs/15_data.source.ipynb #ea522b17
+# %% ../../nbs/15_data.source.ipynb #ee45baa9
 def _problems(
     want: _Request,  # what was asked
     quotes: pd.DataFrame,  # what was found
@@ -400,7 +404,7 @@ def _problems(
         out.append("one quote only: nothing can be measured over time")
     return out
 
-
+# %% ../../nbs/15_data.source.ipynb #a19e70d0
 def open_source(
     path: str | Path,  # a file, a folder, or the word "sample"
     *,
@@ -424,9 +428,8 @@ def open_source(
     if not len(quotes):
         raise DataError(f"{path}: no quotes between start_date = {start} and end_date = {end}; the source spans {span}")
     prints = prints if prints is not None and len(prints) else None
-    repairs = dict(_join([f for f in (quotes, prints) if f is not None and len(f)]).attrs["repairs"]) if prints is not None else dict(quotes.attrs.get("repairs", {}))
     return Market(quotes, prints, str(quotes.attrs.get("symbol", "")), str(quotes.attrs.get("tz", "UTC")), kind, str(path),
-                  {rule: int(n) for rule, n in repairs.items() if n}, _problems(want, quotes, prints))
+                  _repairs(quotes, prints), _problems(want, quotes, prints))
 
 # %% ../../nbs/15_data.source.ipynb #10527176
 def _symbols(

@@ -180,7 +180,7 @@ def _spread_law(
         raise ParameterError(f"spread_ticks = {spread_ticks!r}: the shares of time must be >= 0 and add up to 1")
     return ticks.astype(np.int64), share
 
-# %% ../../nbs/13_data.synth.ipynb #4367f647
+# %% ../../nbs/13_data.synth.ipynb #3c2874a9
 def _session(
     kernel_args: tuple,  # everything of _tape_nb between the state and the two outputs
     state: np.ndarray,  # uint64[4]
@@ -190,7 +190,8 @@ def _session(
     room = [int(n + 8 * math.sqrt(n) + 64) for n in expected]
     while True:
         Q, T = np.zeros((room[0], 5), dtype=np.int64), np.zeros((room[1], 7), dtype=np.int64)
-        nq, nt, anchor, e, pressure = _tape_nb(state.copy(), *kernel_args, Q, T)
+        with np.errstate(over="ignore"):  # the streams wrap around, which plain Python remarks on
+            nq, nt, anchor, e, pressure = _tape_nb(state.copy(), *kernel_args, Q, T)
         if nq > 0:
             return Q[:nq], T[:nt], anchor, e, pressure
         room = [2 * n for n in room]

@@ -82,7 +82,7 @@ def _row_sd(d: np.ndarray, n: int) -> np.ndarray:
         out[n:] = np.lib.stride_tricks.sliding_window_view(d[1:], n).std(axis=1, ddof=1)
     return out
 
-# %% ../../nbs/22_features.volatility.ipynb #bd45aa7c
+# %% ../../nbs/22_features.volatility.ipynb #cf24da4a
 def rolling_vol(
     mid: pd.Series,  # mids; indexed by UTC time for window_s
     *,
@@ -104,7 +104,7 @@ def rolling_vol(
             raise DataError("mid must be indexed by UTC time for a window in seconds: use mid(quotes), or window_returns")
         t = to_ns(mid.index)
         _sessions(t, 1e9)  # refuses an empty or unsorted clock
-        out, unit = _window_sigma(t, d, round(check_positive("window_s", window_s, unit="s") * 1e9)), CLOCK_UNITS[kind]
+        out, unit = _window_sigma(t, d, round(check_positive("window_s", 0.0 if window_s is None else window_s, unit="s") * 1e9)), CLOCK_UNITS[kind]
     series = pd.Series(out, index=mid.index, name="sigma")
     series.attrs["unit"] = unit
     return series

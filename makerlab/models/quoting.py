@@ -128,7 +128,7 @@ def cap_sizes(
     return _room_nb(check_positive("qty", qty, unit="units"), check_finite("inventory", inventory, unit="units"),
                     check_positive("max_inventory", max_inventory, unit="units"))
 
-# %% ../../nbs/34_models.quoting.ipynb #220c1673
+# %% ../../nbs/34_models.quoting.ipynb #941580d2
 @njit
 def _legal_nb(bid: float, ask: float, best_bid: float, best_ask: float, tick: float) -> tuple[int, int]:
     "Rounded and post-only prices in ticks; the slack is that of core.TickGrid."
@@ -137,6 +137,8 @@ def _legal_nb(bid: float, ask: float, best_bid: float, best_ask: float, tick: fl
         bid_ticks = min(bid_ticks, math.ceil(best_ask / tick - 1e-6) - 1)
     if math.isfinite(best_bid):
         ask_ticks = max(ask_ticks, math.floor(best_bid / tick + 1e-6) + 1)
+    if ask_ticks <= bid_ticks:  # a zero width on a grid price: part by one tick on each side
+        return bid_ticks - 1, ask_ticks + 1
     return bid_ticks, ask_ticks
 
 
@@ -145,7 +147,7 @@ def _finish_nb(state: Any, params: Any, centre: float, half: float) -> tuple[int
     "From a centre and a half-spread to a legal quote; sizes 0 when either is not finite."
     if not (math.isfinite(centre) and math.isfinite(half) and abs(centre) + half < 1e15 * params.tick):
         return np.int64(0), np.int64(0), 0.0, 0.0
-    half = max(0.5 * _clip_nb(2.0 * half, state.mid, params.min_spread_bps, params.max_spread_bps), 0.5 * params.tick)
+    half = 0.5 * _clip_nb(2.0 * half, state.mid, params.min_spread_bps, params.max_spread_bps)
     bid_ticks, ask_ticks = _legal_nb(centre - half, centre + half, state.bid, state.ask, params.tick)
     bid_qty, ask_qty = _room_nb(params.qty, state.inventory, params.max_inventory)
     if bid_ticks <= 0:

@@ -1,0 +1,170 @@
+"One door: every real folder opens or is refused with what it is; damaged files are repaired by count or refused."
+import gzip
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import real
+
+from makerlab.core import DataError, MakerlabError, ParameterError
+from makerlab.data.samples import load_sample, sample_dir
+from makerlab.data.source import detect, inspect_source, open_source
+
+HF = "highfrequency_rda/data/"
+
+
+@pytest.fixture(scope="module")
+def day():
+    return tuple(f.iloc[:2000].reset_index(drop=True) for f in load_sample("BIGT", day=0))
+
+
+@pytest.mark.realdata
+def test_highfrequency_pair():
+    m = open_source(real(HF + "sampleQData.rda"), trades=real(HF + "sampleTData.rda"))
+    assert (len(m.quotes), len(m.trades), m.tz, m.kind) == (46_564, 7_168, "UTC", "rda")
+    one = open_source(real(HF + "sampleQData.rda"), tz="UTC", start_date="2018-01-03")
+    assert one.trades is None and any("no trades" in p for p in one.problems)
+    assert str(one.quotes["time"].iloc[0])[:16] == "2018-01-03 14:30" and 0 < len(one.quotes) < 46_564
+    with pytest.raises(ParameterError, match="tz='UTC'"):
+        open_source(real(HF + "sampleQData.rda"), tz="America/New_York")
+
+
+@pytest.mark.realdata
+def test_one_venue_of_a_raw_file():
+    report = inspect_source(real(HF + "sampleQDataRaw.rda"), exchange="N")
+    assert report["rows"]["quotes"] < 131_401 and report["crossed"] == 0
+
+
+@pytest.mark.realdata
+def test_nbbo_folder_and_its_symbols():
+    report = inspect_source(real("nbbo_rda_2017"))
+    assert report["symbols"] == ["AAPL", "AMD", "AMZN", "JPM", "MSFT", "NVDA", "SPY", "TSLA"] and report["rows"]["quotes"] == 43_208
+    json.dumps(report)
+    m = open_source(real("nbbo_rda_2017/2017-01-03.rda"), symbol="JPM")
+    assert m.symbol == "JPM" and (m.quotes["ask"] - m.quotes["bid"]).max() > 10  # the spikes are kept: they are data
+    with pytest.raises(ParameterError, match="TSLA"):
+        open_source(real("nbbo_rda_2017"))
+    with pytest.raises(ParameterError, match="AAPL"):
+        open_source(real("nbbo_rda_2017"), symbol="IBM")
+
+
+@pytest.mark.realdata
+def test_lobster():
+    m = open_source(real("lobster_samples/LOBSTER_SampleFile_AMZN_2012-06-21_1.zip"))
+    assert (m.kind, m.symbol, len(m.quotes), len(m.trades)) == ("lobster", "AMZN", 57_515, 8_974 + 2_445) and m.problems == []
+    with pytest.raises(ParameterError, match="AMZN"):
+        open_source(real("lobster_samples/LOBSTER_SampleFile_AMZN_2012-06-21_1.zip"), symbol="AAPL")
+    with pytest.raises(ParameterError, match="New York"):
+        open_source(real("lobster_aapl_l10_head"), tz="UTC")
+    with pytest.raises(DataError, match="2012-06-21"):
+        open_source(real("lobster_aapl_l10_head"), start_date="2013-01-01", end_date="2013-01-02")
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("path, says", [
+    ("mlfinpy_es_trades/tick_data.csv.gz", "trades only"), ("orderbook_cran_l3/sample.txt", "level 3"), ("orderbook_cran_l3/tradersample.txt", "level 3"),
+    ("hftbacktest_binance/spot_btcusdt_20240808.gz", "Binance"), ("databento_es/esh4-glbx-mdp3-20231225.mbo.dbn.zst", "Databento"),
+    ("obanalytics_bitstamp_l3/orders.csv.xz", "level 3"), ("options_optopsy/SPX_2018.csv.gz", "option quotes"), (HF + "sampleTData.rda", "trades="),
+    ("databento_es", "point at one data file"), (HF + "SPYRM.rda", "no table of quotes")])
+def test_what_cannot_be_used_is_named(path, says):
+    with pytest.raises(DataError, match=says):
+        inspect_source(real(path))
+
+
+def test_missing_empty_and_unreadable(tmp_path):
+    with pytest.raises(ParameterError, match="does not exist"):
+        open_source(tmp_path / "absent.rda")
+    for name in ("empty.rda", "empty.csv", "empty.parquet"):
+        (tmp_path / name).touch()
+        with pytest.raises(DataError, match="empty"):
+            open_source(tmp_path / name)
+    for name, data in (("a.rda", b"RDX3\nX\n\0\0\0garbage"), ("b.parquet", b"PAR1garbagePAR1"), ("c.gz", b"\x1f\x8b\x08garbage"), ("d.zip", b"PK\3\4garbage"),
+                       ("e.bin", bytes(range(256))), ("f.csv", b"time,bid\n1,2,3\n4,5,6,7,8\n"), ("g.json", b'{"a": 1}')):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError):
+            open_source(tmp_path / name)
+    (tmp_path / "void").mkdir()
+    with pytest.raises(DataError, match="holds nothing"):
+        open_source(tmp_path / "void")
+
+
+def test_format_overrules_and_is_checked(tmp_path):
+    assert detect(sample_dir(), format="parquet") == "parquet"
+    with pytest.raises(ParameterError, match="format"):
+        detect("sample", format="excel")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])
+def test_tables_come_back_whole(tmp_path, day, suffix):
+    quotes, trades = day
+    for kind, frame in (("quotes", quotes), ("trades", trades)):
+        path = tmp_path / f"X.{kind}.{suffix}"
+        frame.to_parquet(path) if suffix == "parquet" else frame.to_csv(path, index=False)
+    for path in (tmp_path / f"X.quotes.{suffix}", tmp_path):
+        m = open_source(path, trades=tmp_path / f"X.trades.{suffix}")
+        pd.testing.assert_frame_equal(m.quotes, quotes, check_exact=True)
+        assert m.trades["time"].equals(trades["time"]) and (m.trades["side"] == trades["side"]).all()
+
+
+def test_seed_columns_in_csv_with_date_in_the_name(tmp_path, day):
+    local = day[0]["time"].dt.tz_convert("America/New_York")
+    frame = pd.DataFrame({"time_m": (local - local.dt.normalize()).dt.total_seconds(), "sym_root": "BIGT", "best_bid": day[0]["bid"],
+                          "best_bidsiz": day[0]["bid_size"], "best_ask": day[0]["ask"], "best_asksiz": day[0]["ask_size"]})
+    frame.to_csv(tmp_path / "2026-03-02.csv", index=False)
+    m = open_source(tmp_path / "2026-03-02.csv")
+    pd.testing.assert_frame_equal(m.quotes, day[0], check_exact=True)
+    assert m.symbol == "BIGT" and m.tz == "America/New_York" and any("tz was not given" in p for p in m.problems)
+
+
+@pytest.mark.parametrize("damage, rule", [(dict(bid=26.0), "Q2"), (dict(bid=np.nan), "missing"), (dict(ask=np.inf), "missing"),
+                                          (dict(bid_size=-5.0), "size"), (dict(bid=-1.0), "P2"), (dict(bid=0.0), "P2")])
+def test_damage_is_repaired_and_counted(tmp_path, day, damage, rule):
+    frame = day[0].copy()
+    for column, value in damage.items():
+        frame.loc[7, column] = value
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    m = open_source(tmp_path / "x.csv")
+    assert m.repairs.get(rule) == 1 and len(m.quotes) == len(frame) - 1
+    report = inspect_source(tmp_path / "x.csv")
+    assert report["crossed"] == (rule == "Q2") and report["repairs"] == m.repairs
+
+
+def test_locked_are_kept_and_counted(tmp_path, day):
+    frame = day[0].copy()
+    frame.loc[5, "ask"] = frame.loc[5, "bid"]
+    frame.to_parquet(tmp_path / "x.parquet")
+    assert inspect_source(tmp_path / "x.parquet")["locked"] == 1
+
+
+def test_small_tables(tmp_path, day):
+    day[0].iloc[:1].to_parquet(tmp_path / "one.parquet")
+    assert "one quote only" in " ".join(open_source(tmp_path / "one.parquet").problems)
+    day[0].iloc[:0].to_csv(tmp_path / "none.csv", index=False)
+    with pytest.raises(MakerlabError, match="no rows"):
+        open_source(tmp_path / "none.csv")
+    day[0].drop(columns="ask").to_csv(tmp_path / "half.csv", index=False)
+    with pytest.raises(DataError, match="ask"):
+        open_source(tmp_path / "half.csv")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="neither quotes nor trades"):
+        open_source(tmp_path / "other.csv")
+
+
+def test_dates_and_sample():
+    m = open_source("sample", start_date="2026-03-03", end_date="2026-03-03")
+    assert m.kind == "sample" and m.symbol == "BIGT" and m.quotes.equals(load_sample("BIGT", day=1)[0])
+    folder = open_source(sample_dir(), symbol="BIGT", start_date="2026-03-03", end_date="2026-03-03")
+    pd.testing.assert_frame_equal(folder.quotes, m.quotes, check_exact=True)
+    assert len(folder.trades) == len(m.trades)
+    for bad in (dict(start_date="x"), dict(start_date="2026-03-04", end_date="2026-03-03"), dict(symbol="AAPL")):
+        with pytest.raises(ParameterError):
+            open_source("sample", **bad)
+    with pytest.raises(DataError, match="2026-03-04"):
+        open_source("sample", start_date="2027-01-01")
+
+
+def test_a_lying_suffix(tmp_path):
+    (tmp_path / "x.csv").write_bytes((sample_dir() / "2026-03-02.rda").read_bytes())
+    (tmp_path / "y.gz").write_bytes(gzip.compress(b"time,bid\n"))
+    assert detect(tmp_path / "x.csv") == "rda" and detect(tmp_path / "y.gz") == "csv"
