@@ -66,10 +66,13 @@ readme: $(VENV)/.dev ## write README.md from nbs/index.ipynb
 notebooks: $(VENV)/.dev ## after editing notebooks: export the package, clean, number the studies, write README.md
 	@$(BIN)/python tools/tidy.py .
 
-bench: ## makerlab beside its peers, into bench/RESULTS.md
+.venv-bench/.peers: $(CONFIG)
 	@python=$$(tools/need.sh bench) && { test -x .venv-bench/bin/python || "$$python" -m venv .venv-bench; }
-	@echo "Installing makerlab and its peers into .venv-bench: about 235 MB to download."
+	@echo "Installing makerlab and its peers into .venv-bench: about 290 MB to download."
 	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e . polars
+	@touch $@
+
+bench: .venv-bench/.peers ## makerlab beside its peers, into bench/RESULTS.md
 	.venv-bench/bin/python bench/run.py
 
 clean: ## remove what was built (not .venv, not reports)

@@ -45,11 +45,11 @@ def versions() -> str:
 
 
 def table(rows: dict[str, dict]) -> list[str]:
-    out = ["| row | who | median | min | max | runs | version |", "|---|---|---|---|---|---|---|"]
+    out = ["| row | who | median | min | max | runs | version | note |", "|---|---|---|---|---|---|---|---|"]
     for name, row in rows.items():
         for who, m in [("**makerlab**", row["makerlab"]), *row["peers"].items()]:
             cells = [seconds(m[k]) for k in ("median_s", "min_s", "max_s")]
-            out.append(f"| {name} | {who} | {' | '.join(cells)} | {m['runs']} | {m.get('version', '')} |")
+            out.append(f"| {name} | {who} | {' | '.join(cells)} | {m['runs']} | {m.get('version', '')} | {m.get('note', '')} |")
     return out
 
 
