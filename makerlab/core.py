@@ -146,7 +146,7 @@ def price_sigma(
         return sigma
     return check_positive("sigma", sigma.value if isinstance(sigma, PriceVol) else sigma, unit=PRICE_VOL_UNIT)
 
-# %% ../nbs/00_core.ipynb #763a5344
+# %% ../nbs/00_core.ipynb #b2e2704d
 _GRID_SLACK = 1e-6  # of a tick: floating-point noise, far below any true off-grid price
 
 
@@ -159,19 +159,26 @@ class TickGrid:
     def __post_init__(self) -> None:
         check_positive("tick", self.tick, unit="price", remedy="the exchange's minimum price increment, e.g. 0.01")
 
+    def _scaled(self, price: Any) -> np.ndarray:
+        "Prices in ticks, not yet whole. Raises DataError for a price that is missing, infinite or too far from zero for int64."
+        p = np.asarray(price, dtype=np.float64)
+        bad = np.flatnonzero(~(np.abs(p) <= 1e15 * self.tick))
+        if bad.size:
+            raise DataError(f"price {float(np.ravel(p)[bad[0]])!r} at row {bad[0]} ({bad.size} in all) has no place on the grid of tick = {self.tick}: "
+                            "drop missing and infinite prices first")
+        return p / self.tick
+
     def floor(self, price: Any) -> Any:  # int64 ticks
-        "The last tick at or below a price: how a bid is rounded."
-        x = np.asarray(price, dtype=np.float64) / self.tick
-        return np.floor(x + _GRID_SLACK).astype(np.int64)[()]
+        "The last tick at or below a price: how a bid is rounded. Raises DataError for a price that is not finite."
+        return np.floor(self._scaled(price) + _GRID_SLACK).astype(np.int64)[()]
 
     def ceil(self, price: Any) -> Any:  # int64 ticks
-        "The first tick at or above a price: how an ask is rounded."
-        x = np.asarray(price, dtype=np.float64) / self.tick
-        return np.ceil(x - _GRID_SLACK).astype(np.int64)[()]
+        "The first tick at or above a price: how an ask is rounded. Raises DataError for a price that is not finite."
+        return np.ceil(self._scaled(price) - _GRID_SLACK).astype(np.int64)[()]
 
     def to_ticks(self, price: Any) -> Any:  # int64 ticks
         "Prices that should lie on the grid. Raises DataError naming the first that does not."
-        x = np.asarray(price, dtype=np.float64) / self.tick
+        x = self._scaled(price)
         n = np.rint(x)
         off = np.flatnonzero(~(np.abs(x - n) <= 1e-4))
         if off.size:
@@ -183,7 +190,7 @@ class TickGrid:
         "The price of a number of ticks."
         return np.asarray(ticks) * self.tick
 
-# %% ../nbs/00_core.ipynb #10f5e9e0
+# %% ../nbs/00_core.ipynb #13f18835
 def infer_tick(
     prices: Any,  # recorded prices, quote currency
 ) -> float:  # the tick, quote currency
@@ -193,11 +200,14 @@ def infer_tick(
     if p.size < 2:
         raise DataError(f"{p.size} distinct price(s): the tick cannot be inferred; give tick explicitly")
     steps = np.diff(p)
-    smallest = steps[steps > 1e-9 * p[-1]].min()
-    for digits in range(9):  # a tick is a short decimal: 0.01, 0.005, 0.25, ...
+    steps = steps[steps > 1e-12 * p[-1]]  # less is rounding
+    smallest = float(steps.min()) if steps.size else 0.0
+    for digits in range(13):  # a tick is a short decimal: 0.01, 0.005, 0.25, ...
         tick = round(smallest, digits)
-        if tick > 0 and abs(tick - smallest) <= 1e-6 * smallest + 1e-10:
+        if tick > 0 and abs(tick - smallest) <= 1e-6 * smallest + 1e-15 * p[-1]:
             break
+    else:
+        raise DataError(f"the smallest step between {p.size} prices up to {p[-1]:g} is {smallest:g}, which is no tick: give tick explicitly")
     x = p / tick
     off = np.abs(x - np.rint(x)) > 1e-3
     if off.any():

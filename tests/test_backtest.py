@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import real
 from makerlab.backtest import snapshot as S
 from makerlab.backtest.snapshot import Backtest, new_settings, past_sigma, poisson_slow, replay_slow, run_midpath
 from makerlab.core import NS_PER_S, DataError, MakerlabError, ParameterError, from_ns, rng_streams
 from makerlab.execution.fills import PoissonFills, RelativeFills, TradeFills
-from makerlab.models.quoting import STRATEGIES, QuoteParams
+from makerlab.models.quoting import STRATEGIES, QuoteParams, params_from_market
 from makerlab.schema import PATH_COLUMNS, new_state, validate_fills
 
 PARAMS = QuoteParams(gamma=1e-3, max_inventory=300.0, kappa=0.01, eta=0.005)
@@ -274,3 +275,17 @@ def test_bad_input_is_refused_in_words():
             b = make()
             b.run(rng=np.random.default_rng(0))
         assert isinstance(e.value, error) and words in str(e.value), f"wanted {words!r} in: {e.value}"
+
+
+@pytest.mark.realdata
+def test_a_real_day_costs_more_than_it_captures():
+    "AAPL, 21 June 2012: a maker at the usual half-spread is run over; Poisson fills would never say so."
+    from makerlab.data.lob import load_lobster
+
+    book = load_lobster(real("lobster_samples/LOBSTER_SampleFile_AAPL_2012-06-21_1.zip"))
+    quotes, trades = book.quotes(), book.trades()
+    half = float((quotes["ask"] - quotes["bid"]).median() / 2)
+    r = Backtest(quotes, trades=trades, params=params_from_market(half_spread=half, sigma=0.02, tau_s=11_700), latency_ns=5_000_000).run(rng=np.random.default_rng(0))
+    table = r.summary()
+    assert len(r.fills) > 1000 and abs(r.attribution.residual) <= 1e-9 * r.attribution.turnover
+    assert table.loc["spread_capture", "lo"] > 0 and table.loc["adverse_selection_10s", "lo"] > 0.03 and table.loc["total", "hi"] < 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {"0": "Ground", "1": "Data", "2": "Features", "3": "Models", "4": "Calibration", "5": "Execution", "6": "Scoring",
-          "7": "Backtest", "8": "Learning", "9": "Live and command line"}
+          "7": "Backtest", "8": "Learning", "9": "Live and CLI"}
 HEADER = re.compile(r"File to edit: (?:\.\./)+nbs/((\d)\d[a-z]?)_(.+)\.ipynb")
 
 

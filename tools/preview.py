@@ -23,7 +23,8 @@ CAPTION = re.compile(r"^(#\|\s*(?:fig|tbl)-cap:\s*)(.+)$", re.M)
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
 CDN = re.compile(r'<(?:link|script)[^>]*https://cdn\.jsdelivr\.net/npm/katex[^>]*>(?:</script>)?')
 NAMES = {"eq": "Equation", "fig": "Figure", "tbl": "Table", "sec": "Section"}
-STYLE = """<style>:root{--sd-body-width:860px} main pre:not(.cell-output pre) code{white-space:pre-wrap} .cell-output-display{overflow-x:auto} .math.display{display:block;overflow-x:auto;overflow-y:hidden}
+STYLE = """<style>:root{--sd-body-width:860px} main pre:not(.cell-output pre) code{white-space:pre-wrap}
+.cell-output-display{overflow-x:auto} .math.display{display:block;overflow-x:auto;overflow-y:hidden}
 figcaption{font-size:.9em;color:#555} table.dataframe{border:0;font-size:.9em;margin-bottom:1rem}
 table.dataframe th,table.dataframe td{border:0;border-bottom:1px solid #dee2e6;padding:.2rem .7rem;text-align:right}
 </style>"""

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TAU', 'MID', 'BID', 'ASK', 'BID_SIZE', 'ASK_SIZE', 'SIGMA', 'OFI', 'V_BID', 'V_ASK', 'V_BID_SIZE', 'V_ASK_SIZE',
            'SETTINGS_DTYPE', 'SETTINGS_TYPE', 'new_settings', 'SlowVenue', 'replay_slow', 'poisson_slow', 'Day',
-           'prepare_day', 'BacktestResults', 'summary_of', 'manifest_of', 'Backtest', 'past_sigma', 'run_midpath']
+           'prepare_day', 'Scored', 'BacktestResults', 'summary_of', 'manifest_of', 'Backtest', 'past_sigma',
+           'run_midpath']
 
 # %% ../../nbs/70_backtest.snapshot.ipynb #40e490b6
 import dataclasses
@@ -95,7 +96,7 @@ class SlowVenue:
             self.q, self.cash, self.fees = self.q + s * qty, self.cash - s * price * qty - fee, self.fees + fee
             self.fills.append((step, t, s, price, qty, mark, fee))
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #d41a8475
+# %% ../../nbs/70_backtest.snapshot.ipynb #b30435d7
 def replay_slow(
     decide: Any,  # a strategy
     params: Any,  # its record
@@ -105,8 +106,10 @@ def replay_slow(
     setup: Any,  # from new_settings
 ) -> tuple[SlowVenue, list[tuple]]:  # the venue, and a row a mark: ticks, sizes, position, cash, fees after its interval
     "The trade-driven loop as an event queue: plain-Python twin of the kernel."
-    venue, rows, wishes = SlowVenue(setup, params.tick), [], {}
-    events = [(t, 0, i, "print") for i, (t, *_) in enumerate(trades) if t_ns[0] < t <= t_ns[-1]] + [(t, 1, i, "decide") for i, t in enumerate(t_ns)]
+    venue = SlowVenue(setup, params.tick)
+    rows: list[tuple] = []
+    wishes: dict[int, tuple] = {}
+    events: list[tuple] = [(t, 0, i, "print") for i, (t, *_) in enumerate(trades) if t_ns[0] < t <= t_ns[-1]] + [(t, 1, i, "decide") for i, t in enumerate(t_ns)]
     heapq.heapify(events)
     while events:
         now, _, i, what = heapq.heappop(events)
@@ -117,7 +120,8 @@ def replay_slow(
                     got, order["ahead"] = _match_nb(float(s), float(order["ticks"]), order["left"], order["ahead"], price / params.tick, size, setup.queue)
                     venue.fill(s, got, len(rows) - 1, now, mark)
         elif what == "effect":
-            venue.arrive(*wishes.pop(i), steps[i])
+            wanted, sizes = wishes.pop(i)
+            venue.arrive(wanted, sizes, steps[i])
         else:
             if rows:
                 rows[-1] += (venue.q, venue.cash, venue.fees)
@@ -132,7 +136,7 @@ def replay_slow(
     rows[-1] += (venue.q, venue.cash, venue.fees)
     return venue, rows
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #f52a7a1e
+# %% ../../nbs/70_backtest.snapshot.ipynb #353404d1
 def poisson_slow(
     decide: Any,  # a strategy
     params: Any,  # its record
@@ -142,7 +146,8 @@ def poisson_slow(
     setup: Any,  # from new_settings
 ) -> tuple[SlowVenue, list[tuple]]:  # as replay_slow
     "The intensity-driven loop in plain Python: twin of the kernel."
-    venue, rows = SlowVenue(setup, params.tick), []
+    venue = SlowVenue(setup, params.tick)
+    rows: list[tuple] = []
     effects: list[tuple] = []
 
     def wait(i: int, a: int, b: int) -> None:
@@ -159,12 +164,12 @@ def poisson_slow(
         r = steps[i]
         *ticks, bid_qty, ask_qty = decide(new_state(t_s=(now - t_ns[0]) / NS_PER_S, tau_s=r[TAU], mid=r[MID], bid=r[BID], ask=r[ASK], bid_size=r[BID_SIZE],
                                                     ask_size=r[ASK_SIZE], inventory=venue.q, sigma=r[SIGMA], ofi=r[OFI]), params)
-        effects.append((now + setup.latency_ns, (ticks, (bid_qty, ask_qty)), r))
+        effects.append((now + setup.latency_ns, ticks, (bid_qty, ask_qty), r))
         start, end = now, t_ns[i + 1] if i + 1 < len(t_ns) else now
         while effects and effects[0][0] < end:
-            at, wish, seen = effects.pop(0)
+            at, wanted, sizes, seen = effects.pop(0)
             wait(i, start, at)
-            venue.arrive(*wish, seen)
+            venue.arrive(wanted, sizes, seen)
             start = max(start, at)
         wait(i, start, end)
         rows.append((*ticks, bid_qty, ask_qty, venue.q, venue.cash, venue.fees))
@@ -246,7 +251,7 @@ def _replay_nb(decide, params, state, t_ns, steps, trade_ns, trades, setup):
         rejected += _arrive_nb(orders, ticks[live], qty[live], steps[live], tick, setup.cancels_help != 0)
     return ticks, path, fill_int[:n_fills], fill_num[:n_fills], rejected
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #073ec519
+# %% ../../nbs/70_backtest.snapshot.ipynb #2a15ec49
 @njit
 def _wait_nb(i, a, b, row, tick, setup, streams, orders, account, fill_int, fill_num, n):
     "Both sides are exposed from a to b; returns the next free fill row."
@@ -259,7 +264,8 @@ def _wait_nb(i, a, b, row, tick, setup, streams, orders, account, fill_int, fill
                     else _exponential_rate_nb(price, row[1], s, setup.scale, setup.decay))
         room = max(min(orders[o, 1], setup.cap - s * account[0]), 0.0)
         got = _poisson_fill_nb(streams[o], rate, (b - a) / 1e9, room, setup.multi != 0, setup.trade_qty)
-        n = _book_nb(o, got, i, b, row[1], tick, setup, orders, account, fill_int, fill_num, n)
+        if got > 0.0:
+            n = _book_nb(o, got, i, b, row[1], tick, setup, orders, account, fill_int, fill_num, n)
     return n
 
 
@@ -336,13 +342,13 @@ def prepare_day(
     prints = np.column_stack([signed["price"] / tick, signed["size"], signed["side"], 0.5 * (before[:, 0] + before[:, 1])]).astype(np.float64)
     return Day(date, t_ns, steps, book_ns, book, trade_ns, np.ascontiguousarray(prints), int((signed["side"] == 0).sum()))
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #22698b65
+# %% ../../nbs/70_backtest.snapshot.ipynb #6202daa1
 _MAKER = ("spread_capture", "inventory_pnl", "total")  # what gets an interval
 
 
 @dataclass(frozen=True, eq=False)
-class BacktestResults:
-    "What a strategy did and what it was told: path, fills, parameters, circumstances."
+class Scored:
+    "What a strategy did and what it was told, with everything that can be scored from it."
 
     path: pd.DataFrame  # PATH, a row a mark; position, cash (after fees) and fees after its interval
     fills: pd.DataFrame  # FILLS and `maker`: False for the marking-out at a day's end
@@ -368,6 +374,13 @@ class BacktestResults:
         "Inventory, fill ratio, turnover, Sharpe ratio, drawdown: see scoring.metrics."
         return summarise(self.path, self.fills, tz=self.info["tz"], q0=self.info["q0"])
 
+    def bars(self, seconds: float = 60.0) -> pd.DataFrame:
+        "P&L in bars: day, spread_capture, inventory_pnl, fees, total."
+        s, at = self.attribution.steps, pd.DatetimeIndex(self.path["time"])
+        day = at.tz_convert(self.info["tz"]).strftime("%Y-%m-%d")
+        out = s[["spread_capture", "inventory_pnl", "fees"]].assign(total=s["pnl"], day=day, bar=to_ns(at) // round(check_positive("seconds", seconds, unit="s") * NS_PER_S))
+        return out.groupby(["day", "bar"], sort=True).sum().reset_index().drop(columns="bar")
+
     @functools.cached_property
     def intervals(self) -> dict[str, Interval]:
         "Block-bootstrap intervals of the parts and the total; empty under ten minutes."
@@ -377,17 +390,15 @@ class BacktestResults:
         rng = np.random.default_rng(self.seed)
         return {c: pnl_interval(bars[c].to_numpy(), days=bars["day"].to_numpy(), rng=rng, variants=self.info["variants"]) for c in _MAKER}
 
+# %% ../../nbs/70_backtest.snapshot.ipynb #0f829911
+@dataclass(frozen=True, eq=False)
+class BacktestResults(Scored):
+    "The answer of every backtest: path, fills, params, info, attribution, markouts, metrics, intervals, manifest."
+
     @functools.cached_property
     def manifest(self) -> dict[str, Any]:
         "Conditions, parameters, digests of the data, versions, seed and commit."
         return manifest_of(self)
-
-    def bars(self, seconds: float = 60.0) -> pd.DataFrame:
-        "P&L in bars: day, spread_capture, inventory_pnl, fees, total."
-        s, at = self.attribution.steps, pd.DatetimeIndex(self.path["time"])
-        day = at.tz_convert(self.info["tz"]).strftime("%Y-%m-%d")
-        out = s[["spread_capture", "inventory_pnl", "fees"]].assign(total=s["pnl"], day=day, bar=to_ns(at) // round(check_positive("seconds", seconds, unit="s") * NS_PER_S))
-        return out.groupby(["day", "bar"], sort=True).sum().reset_index().drop(columns="bar")
 
     def summary(self) -> pd.DataFrame:
         "The decomposition, then adverse selection, then the net result: value, interval, unit."
