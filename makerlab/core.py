@@ -146,7 +146,7 @@ def price_sigma(
         return sigma
     return check_positive("sigma", sigma.value if isinstance(sigma, PriceVol) else sigma, unit=PRICE_VOL_UNIT)
 
-# %% ../nbs/00_core.ipynb #b2e2704d
+# %% ../nbs/00_core.ipynb #be77cbf5
 _GRID_SLACK = 1e-6  # of a tick: floating-point noise, far below any true off-grid price
 
 
@@ -164,8 +164,8 @@ class TickGrid:
         p = np.asarray(price, dtype=np.float64)
         bad = np.flatnonzero(~(np.abs(p) <= 1e15 * self.tick))
         if bad.size:
-            raise DataError(f"price {float(np.ravel(p)[bad[0]])!r} at row {bad[0]} ({bad.size} in all) has no place on the grid of tick = {self.tick}: "
-                            "drop missing and infinite prices first")
+            raise DataError(f"price {float(np.ravel(p)[bad[0]])!r} at row {bad[0]} ({bad.size} in all) has no place on the grid of "
+                            f"tick = {self.tick}: drop missing and infinite prices first")
         return p / self.tick
 
     def floor(self, price: Any) -> Any:  # int64 ticks
@@ -190,7 +190,16 @@ class TickGrid:
         "The price of a number of ticks."
         return np.asarray(ticks) * self.tick
 
-# %% ../nbs/00_core.ipynb #13f18835
+# %% ../nbs/00_core.ipynb #f28d1925
+def _short_decimal(step: float, *, noise: float) -> float:
+    "A step without its rounding noise: 0.01, 0.005, 0.25; 0 when it is no short decimal."
+    for digits in range(13):
+        tick = round(step, digits)
+        if tick > 0 and abs(tick - step) <= 1e-6 * step + noise:
+            return tick
+    return 0.0
+
+
 def infer_tick(
     prices: Any,  # recorded prices, quote currency
 ) -> float:  # the tick, quote currency
@@ -202,18 +211,13 @@ def infer_tick(
     steps = np.diff(p)
     steps = steps[steps > 1e-12 * p[-1]]  # less is rounding
     smallest = float(steps.min()) if steps.size else 0.0
-    for digits in range(13):  # a tick is a short decimal: 0.01, 0.005, 0.25, ...
-        tick = round(smallest, digits)
-        if tick > 0 and abs(tick - smallest) <= 1e-6 * smallest + 1e-15 * p[-1]:
-            break
-    else:
-        raise DataError(f"the smallest step between {p.size} prices up to {p[-1]:g} is {smallest:g}, which is no tick: give tick explicitly")
-    x = p / tick
-    off = np.abs(x - np.rint(x)) > 1e-3
-    if off.any():
-        raise DataError(f"{off.sum()} of {p.size} distinct prices, first {float(p[off][0])!r}, are not multiples of the smallest "
-                        f"step {float(tick)!r}: give tick explicitly or clean the prices")
-    return float(tick)
+    for part in range(1, 11):  # few prices may all lie two or three ticks apart
+        tick = _short_decimal(smallest / part, noise=1e-15 * p[-1])
+        if tick > 0 and (np.abs(p / tick - np.rint(p / tick)) <= 1e-3).all():
+            return tick
+    off = ~(np.abs(p / smallest - np.rint(p / smallest)) <= 1e-3) if smallest > 0 else np.ones(p.size, dtype=bool)
+    raise DataError(f"{off.sum()} of {p.size} distinct prices, first {float(p[off | ~off.any()][0])!r}, are not multiples of the smallest "
+                    f"step {smallest:.9g}: give tick explicitly or clean the prices")
 
 # %% ../nbs/00_core.ipynb #69899680
 def to_ns(
@@ -290,8 +294,16 @@ def njit(
     finally:
         config.CACHE_DIR = before
 
-# %% ../nbs/00_core.ipynb #4af8c3c4
+# %% ../nbs/00_core.ipynb #7892b4f1
 _U = np.uint64
+_LOW, _TOP = _U(2**63 - 1), _U(2**63)
+
+
+@njit
+def _add_u64(a, b):
+    "a + b modulo 2**64 without an overflow: plain numpy would warn of one."
+    low = (a & _LOW) + (b & _LOW)
+    return low ^ ((a ^ b) & _TOP)
 
 
 @njit
@@ -299,8 +311,8 @@ def next_u64(
     s: np.ndarray,  # uint64[4], a stream's state, advanced in place
 ) -> int:  # uint64
     "The next 64 random bits of a xoshiro256++ stream."
-    x = s[0] + s[3]
-    out = ((x << _U(23)) | (x >> _U(41))) + s[0]
+    x = _add_u64(s[0], s[3])
+    out = _add_u64((x << _U(23)) | (x >> _U(41)), s[0])
     t = s[1] << _U(17)
     s[2] ^= s[0]
     s[3] ^= s[1]

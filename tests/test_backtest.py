@@ -13,7 +13,7 @@ from makerlab.backtest.snapshot import Backtest, new_settings, past_sigma, poiss
 from makerlab.core import NS_PER_S, DataError, MakerlabError, ParameterError, from_ns, rng_streams
 from makerlab.execution.fills import PoissonFills, RelativeFills, TradeFills
 from makerlab.models.quoting import STRATEGIES, QuoteParams, params_from_market
-from makerlab.schema import PATH_COLUMNS, new_state, validate_fills
+from makerlab.schema import PATH_COLUMNS, new_state, strategy, validate_fills
 
 PARAMS = QuoteParams(gamma=1e-3, max_inventory=300.0, kappa=0.01, eta=0.005)
 seeds = st.integers(0, 2**32 - 1)
@@ -43,7 +43,7 @@ def experiment(seed, model=None, **kw):
     return Backtest(q, trades=t, params=kw.pop("params", PARAMS), fills=model or TradeFills(), tick=0.01, window_s=10.0, session_end=None, **kw)
 
 
-MODELS = st.sampled_from([TradeFills(queue="through"), TradeFills(), TradeFills(cancels_help=True), TradeFills(queue="front")])
+MODELS = st.sampled_from([TradeFills(queue="through"), TradeFills(), TradeFills(crossing=True), TradeFills(cancels_help=True), TradeFills(queue="front")])
 LAGS = st.sampled_from([0, 1, 250_000_000, NS_PER_S, 2_700_000_000])
 
 
@@ -58,7 +58,7 @@ def test_trade_kernel_equals_the_event_queue(seed, model, lag, name):
     prints = [(int(t), float(p[0]) * 0.01, float(p[1]), int(p[2]), float(p[3])) for t, p in zip(day.trade_ns, day.trades)]
     venue, rows = replay_slow(STRATEGIES[name], rec, day.t_ns, steps, prints, setup)
     assert np.hstack([ticks, path]).tolist() == [list(map(float, r)) for r in rows]
-    assert [(*a, *c) for a, c in zip(fi.tolist(), fn.tolist())] == venue.fills
+    assert [(*a, *c) for a, c in zip(fi.tolist(), fn.tolist())] == venue.fills and rejected == (venue.rejected, venue.refused)
 
 
 @settings(max_examples=15, deadline=None)
@@ -89,7 +89,7 @@ def scrambled(q, t, cut, rng):
 
 
 @settings(max_examples=12, deadline=None)
-@given(seeds, st.floats(0.2, 0.9), LAGS, st.sampled_from([TradeFills(), TradeFills(cancels_help=True), PoissonFills(A=1.0, k=80.0), RelativeFills(lambda0=0.5)]), st.sampled_from(sorted(STRATEGIES)))
+@given(seeds, st.floats(0.2, 0.9), LAGS, st.sampled_from([TradeFills(), TradeFills(cancels_help=True), TradeFills(crossing=True), PoissonFills(A=1.0, k=80.0), RelativeFills(lambda0=0.5)]), st.sampled_from(sorted(STRATEGIES)))
 def test_no_look_ahead(seed, where, lag, model, name):
     b = experiment(seed, model, strategy=name, latency_ns=lag)
     t = b.quotes["time"]
@@ -275,6 +275,177 @@ def test_bad_input_is_refused_in_words():
             b = make()
             b.run(rng=np.random.default_rng(0))
         assert isinstance(e.value, error) and words in str(e.value), f"wanted {words!r} in: {e.value}"
+
+
+# ---- careless strategies, odd markets, the queue, quotes that cross
+
+def loop(decide, model, prints, *, n=6, steps=None, lag=0, cap=300.0, params=None):
+    "A toy market 99.95 at 100.05 through kernel and twin, which must agree; returns both."
+    t = (np.arange(n) * NS_PER_S).astype(np.int64)
+    if steps is None:
+        steps = np.full((n, 12), 500.0)
+        steps[:, [S.BID, S.V_BID]], steps[:, [S.ASK, S.V_ASK]], steps[:, S.MID], steps[:, S.SIGMA], steps[:, S.OFI] = 99.95, 100.05, 100.0, 0.01, 0.0
+    setup, rec = new_settings(model, latency_ns=lag, cap=cap), (params or PARAMS).record(0.01)
+    arrays = np.array([p[0] for p in prints], np.int64), np.array([[p[1] / 0.01, p[2], p[3], p[4]] for p in prints], np.float64).reshape(-1, 4)
+    out = S._replay_nb(decide, rec, new_state(), t, steps, *arrays, setup)
+    venue, rows = replay_slow(decide, rec, t, steps, prints, setup)
+    assert np.hstack([out[0], out[1]]).tolist() == [list(map(float, r)) for r in rows] and out[4] == (venue.rejected, venue.refused)
+    assert [(*a, *c) for a, c in zip(out[2].tolist(), out[3].tolist())] == venue.fills
+    return out, venue
+
+
+@strategy
+def from_params(state, params):
+    "Whatever x0 to x3 say."
+    return int(params.x0), int(params.x1), params.x2, params.x3
+
+
+PRINTS = [(int((i + 0.5) * NS_PER_S), p, 70.0, a, 100.0) for i in range(5) for p, a in ((99.90, -1), (100.10, 1))]
+
+
+@pytest.mark.parametrize(("x", "refused", "sides"), [((9999, 10001, 100.0, 100.0), 0, {1, -1}), ((10001, 9999, 100.0, 100.0), 6, set()), ((10000, 10000, 100.0, 100.0), 6, set()),
+                                                     ((9999, 10001, math.nan, 100.0), 6, {-1}), ((9999, 10001, -5.0, 100.0), 6, {-1}), ((9999, 10001, math.inf, 100.0), 6, {-1}),
+                                                     ((9999, 10001, math.nan, math.nan), 6, set()), ((10001, 9999, 100.0, 0.0), 0, {1})])
+def test_careless_strategies_are_refused_and_counted(x, refused, sides):
+    p = PARAMS.replace(**dict(zip(("x0", "x1", "x2", "x3"), x)))
+    out, _ = loop(from_params, TradeFills(queue="front"), PRINTS, params=p)
+    assert out[4] == (0, refused) and set(out[2][:, 2]) == sides and np.isfinite(out[1]).all() and (out[1][:, :2] >= 0).all()
+
+
+def test_the_refusal_can_fail(monkeypatch):
+    "Without the guard the twin trades with itself at a loss on every pair of prints."
+    monkeypatch.setattr(S.SlowVenue, "wish", lambda self, *quote: quote)
+    t, steps = (np.arange(6) * NS_PER_S).astype(np.int64), np.full((6, 12), 500.0)
+    steps[:, [S.BID, S.V_BID]], steps[:, [S.ASK, S.V_ASK]], steps[:, S.MID] = 99.95, 100.05, 100.0
+    rec = PARAMS.replace(x0=10001, x1=9999, x2=100.0, x3=100.0).record(0.01)
+    venue, _ = replay_slow(from_params, rec, t, steps, PRINTS, new_settings(TradeFills(queue="front"), cap=300.0))
+    assert len(venue.fills) == 10 and venue.cash < 0
+
+
+@pytest.mark.parametrize("model", [TradeFills(queue="front"), TradeFills(queue="front", crossing=True), PoissonFills(A=50.0, k=1.0), PoissonFills(A=50.0, k=1.0, multi=True, trade_qty=70.0)])
+def test_the_loop_holds_the_cap_whatever_is_asked(model):
+    greedy = PARAMS.replace(x0=0.0, x1=20_000.0, x2=1e6, x3=0.0)  # a huge bid, deep; then at the touch
+    b = experiment(3, model, strategy=from_params, params=greedy.replace(x0=9_990.0), max_inventory=130.0, overnight="carry")
+    r = b.run(rng=np.random.default_rng(0))
+    assert r.path["inventory"].abs().max() <= 130.0
+    free = b.variant(max_inventory=1e9).run(rng=np.random.default_rng(0))
+    if not isinstance(model, TradeFills):
+        assert free.path["inventory"].abs().max() > 130.0  # the cap did bind
+
+
+def test_a_crossing_order_is_rejected_on_arrival_and_counted():
+    out, _ = loop(from_params, TradeFills(queue="front"), PRINTS, params=PARAMS.replace(x0=10_005.0, x1=10_006.0, x2=100.0, x3=0.0))
+    assert out[4] == (5, 0) and len(out[2]) == 0
+    fine, _ = loop(from_params, TradeFills(queue="front"), PRINTS, params=PARAMS.replace(x0=10_004.0, x1=10_006.0, x2=100.0, x3=0.0))
+    assert fine[4] == (0, 0) and len(fine[2]) == 5
+
+
+def moving(best_bids, sizes):
+    "Steps whose best bid moves in ticks; the ask stays far away."
+    s = np.full((len(best_bids), 12), 500.0)
+    b = np.array(best_bids) * 0.01
+    s[:, S.BID] = s[:, S.V_BID] = b
+    s[:, S.ASK] = s[:, S.V_ASK] = 100.50
+    s[:, S.MID], s[:, S.SIGMA], s[:, S.OFI], s[:, S.V_BID_SIZE] = 100.2, 0.01, 0.0, sizes
+    return s
+
+
+at_touch = PARAMS.replace(x0=10_000.0, x1=10_040.0, x2=100.0, x3=0.0)
+
+
+def sells(*sizes):
+    return [(int((i + 0.5) * NS_PER_S), 100.0, float(v), -1, 100.2) for i, v in enumerate(sizes) if v]
+
+
+def test_queue_when_the_touch_leaves_and_returns():
+    away, shown = [10_000, 10_003, 10_000, 9_998, 10_000, 10_000], [500.0, 900.0, 200.0, 300.0, 700.0, 700.0]
+    got = lambda model: loop(from_params, model, sells(100, 0, 0, 0, 450), n=6, steps=moving(away, shown), params=at_touch)[0][3][:, 1].tolist()
+    assert got(TradeFills()) == [50.0]  # 500 ahead, 100 + 450 printed: neither improvement nor retreat of the touch helps or hurts us
+    assert got(TradeFills(cancels_help=True)) == [100.0]  # alone once the touch was behind us
+    assert got(TradeFills(queue="through")) == [] and got(TradeFills(queue="front")) == [100.0, 100.0]
+
+
+def test_partly_filled_and_asked_for_again_joins_the_back():
+    steps = moving([10_000] * 6, [100.0, 100.0, 250.0, 250.0, 250.0, 250.0])
+    out, _ = loop(from_params, TradeFills(), sells(140, 100, 240, 20, 10), n=6, steps=steps, params=at_touch)
+    # 40 of 100 fill in step 0; 100 shares again stand behind 100; step 1 takes those; the order is kept whole, so its turn has come
+    assert out[2][:, 0].tolist() == [0, 2] and out[3][:, 1].tolist() == [40.0, 100.0]
+    shrunk, _ = loop(from_params, TradeFills(), sells(140, 100, 240, 20, 10), n=6, steps=steps, params=at_touch.replace(x2=60.0))
+    assert shrunk[3][0, 1] == 40.0
+
+
+def test_old_orders_are_live_during_latency():
+    s = moving([10_000] * 6, [0.0] * 6)
+    fills = lambda lag: loop(naive_at_mid, TradeFills(), [(int(2.2 * NS_PER_S), 99.0, 30.0, -1, 100.2)], n=6, steps=s, lag=lag)[0]
+    s[2:, S.MID] += 0.01
+    early, late = fills(100_000_000), fills(300_000_000)
+    assert early[3][0, 0] == pytest.approx(100.01) and late[3][0, 0] == pytest.approx(100.00)  # after the effect: the new price; before it: the old one
+
+
+@strategy
+def naive_at_mid(state, params):
+    "A bid 20 ticks under the mid."
+    return round(state.mid / params.tick) - 20, 20_000, 100.0, 0.0
+
+
+def test_crossing_quotes_fill_and_look_ahead_at_nothing():
+    b = experiment(5, strategy="naive", seconds=300, params=PARAMS.replace(max_inventory=1e9, half_spread=0.005), overnight="carry", latency_ns=250_000_000)
+    plain, more = b.run(rng=np.random.default_rng(0)), b.variant(fills=TradeFills(crossing=True)).run(rng=np.random.default_rng(0))
+    assert more.fills["qty"].sum() > plain.fills["qty"].sum() and "cross" in more.info["fills"] and "cross" not in plain.info["fills"]
+    t = b.quotes["time"]
+    cut = t.iloc[len(t) // 2]
+    q2, t2 = scrambled(b.quotes, b.trades, cut, np.random.default_rng(1))
+    y = b.variant(quotes=q2, trades=t2, fills=TradeFills(crossing=True)).run(rng=np.random.default_rng(0))
+    early = lambda f: f[f["time"] <= cut].reset_index(drop=True)
+    pd.testing.assert_frame_equal(early(more.fills), early(y.fills), check_exact=True)
+
+
+def quiet(start, *, rows=5, freq="s", tz="America/New_York"):
+    "A market that does not move."
+    at = pd.date_range(pd.Timestamp(start, tz=tz), periods=rows, freq=freq).tz_convert("UTC")
+    return pd.DataFrame({"time": at, "bid": 99.99, "ask": 100.01, "bid_size": 0.0, "ask_size": 0.0})
+
+
+def one_sell(at, price=99.99, size=30.0):
+    return pd.DataFrame({"time": [at], "price": [price], "size": [size], "side": np.array([-1], dtype=np.int8)})
+
+
+def test_zero_displayed_size_means_nobody_ahead_and_early_prints_meet_nobody():
+    q = quiet("2026-03-02 10:00")
+    run = lambda t: Backtest(q, trades=t, strategy="naive", tick=0.01, window_s=10.0, overnight="carry").run(rng=np.random.default_rng(0)).fills
+    assert run(one_sell(q["time"][2] + pd.Timedelta("400ms")))["qty"].tolist() == [30.0]
+    assert len(run(one_sell(q["time"][0] - pd.Timedelta("1s")))) == 0 and len(run(one_sell(q["time"][0]))) == 0
+
+
+def test_daylight_saving_half_sessions_and_a_coarse_clock():
+    days = [quiet(f"2026-03-0{d} 15:59:50", rows=10) for d in (6, 9)]  # the clocks change on the 8th
+    q = pd.concat(days, ignore_index=True)
+    t = one_sell(q["time"][3] + pd.Timedelta("400ms"))
+    r = Backtest(q, trades=t, tick=0.01, window_s=3.0)
+    for day in r.days:
+        steps = S._steps_of(r, day, 0)
+        assert steps[0, S.TAU] == pytest.approx(10.0 - (day.t_ns[0] - day.book_ns[0]) / NS_PER_S)
+    with pytest.raises(ParameterError, match="13:00"):
+        r.variant(session_end="13:00").run(rng=np.random.default_rng(0))
+    with pytest.raises(DataError, match="at least 2"):
+        r.variant(every_s=1e5, window_s=1e6).run(rng=np.random.default_rng(0))
+
+
+def test_quotes_off_the_grid_do_not_cross():
+    b = experiment(8, strategy="naive", params=PARAMS.replace(half_spread=0.001, min_spread_bps=0.0))
+    r = b.variant(tick=0.05).run(rng=np.random.default_rng(0))
+    both = r.path.dropna(subset=["quote_bid", "quote_ask"])
+    assert len(both) and (both["quote_bid"] < both["ask"]).all() and (both["quote_ask"] > both["bid"]).all()
+
+
+def test_a_latency_beyond_the_clock_is_refused_and_a_long_one_never_fills():
+    for lag in (10**18, 8 * 10**18):
+        with pytest.raises(ParameterError, match="latency_ns"):
+            TradeFills(latency_ns=lag)
+        with pytest.raises(ParameterError, match="latency_ns"):
+            experiment(1, latency_ns=lag)
+    for model in (TradeFills(queue="front"), PoissonFills(A=5.0, k=1.0)):
+        assert len(experiment(1, model, latency_ns=10**16, strategy="naive").run(rng=np.random.default_rng(0)).fills) == 0
 
 
 @pytest.mark.realdata

@@ -184,7 +184,7 @@ def test_fused_pass_is_its_parts_and_its_plain_python(seed, n, convention, secon
     out = [np.empty(n) for _ in range(3)]
     args = [q[c].to_numpy() for c in ("bid", "bid_size", "ask", "ask_size")]
     plain = getattr(v._event_features_nb, "py_func", v._event_features_nb)
-    assert plain(q.time.array.asi8, *args, 4 * 10**9, second, *out) == -1
+    assert plain(q.time.array.asi8, *args, 4 * 10**9, second, 10**15, *out) == -1
     np.testing.assert_array_equal(out[1], f.sigma)
 
 

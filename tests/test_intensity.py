@@ -379,3 +379,28 @@ def test_a_lobster_day():
     r = to_reach(IntensityModel(b[b.delta > 0.0549]).fit(), width=0.01)
     assert [r.params["A"], r.bse["A"], r.params["k"], r.bse["k"], r.pearson_chi2] == pytest.approx([4.967, 0.1661, 48.52, 0.4913, 83.2], rel=2e-3)
     assert got["reachable"] == pytest.approx([2.792, 0.1145, 47.87, 0.604, 67.6], rel=2e-3)
+
+
+def test_flat_counts_and_boundaries():
+    flat = table([1, 2, 3], [5, 5, 5], [100] * 3)
+    assert [IntensityModel(flat, k_nonnegative=b).fit().status for b in (False, True)] == ["k_not_positive", "k_at_zero"]
+    assert IntensityModel(table([1, 2, 3], [3, 4, 5], [100] * 3), law="power", delta0="estimate").fit().status == "k_not_positive"
+    with pytest.raises(ParameterError, match="k_nonnegative"):
+        IntensityModel(flat, law="power", delta0="estimate", k_nonnegative=True).fit()
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_warning_where_there_is_no_reach():
+    reach = fit_many([[1, 2, 3.0], [0, 0, 0], [5, 0, 0], [9, 5, 2]], delta=[1, 2, 3.0], exposure=1.0).to_reach(width=1.0)
+    assert np.isnan(reach.A[:3]).all() and reach.A[3] > 0
+    assert PowerIntensity(1.0, 2.0, 0.0).rate(0.0) == math.inf
+    repr(IntensityModel(table([1000, 1001, 1002], [300, 12, 5], [100] * 3)).fit())
+
+
+def test_levels_of_intervals_are_checked():
+    f = IntensityModel(table([1, 2, 3], [90, 50, 20], [10] * 3)).fit()
+    for call in (lambda: f.profile_interval(1.5), lambda: bootstrap(f, n=50, rng=np.random.default_rng(0)).conf_int(2.0)):
+        with pytest.raises(ParameterError, match="alpha"):
+            call()
+    with pytest.raises(ParameterError, match="n = 10.5"):
+        bootstrap(f, n=10.5, rng=np.random.default_rng(0))

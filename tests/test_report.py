@@ -171,3 +171,31 @@ def test_digest_of_tables_and_files(tmp_path):
     assert report.digest(tmp_path / "f").startswith("ba7816bf")
     with pytest.raises(DataError, match="not a file"):
         report.digest(tmp_path / "g")
+
+
+def test_profits_wait_for_the_interval(results):
+    text = report.summary_markdown(report.collect(results))
+    at = text.index("## Net P&L")
+    for name in ("sharpe", "profit_factor", "pnl_per_fill", "pnl_per_turnover"):
+        assert text.index(f"| {name} |") > at
+    assert text.index("| fill_ratio |") < at
+
+
+def test_an_edited_fit_is_not_taken_for_the_runs(results, tmp_path):
+    fit = {"model": "exponential", "A": 1.0, "k": 2.0, "status": "ok"}
+    report.write_reports(results, tmp_path / "r", fit=fit)
+    assert report.read_report(tmp_path / "r")["fit"]["k"][0] == 2.0
+    (tmp_path / "r" / "fit.csv").unlink()
+    with pytest.raises(DataError, match="fit.csv"):
+        report.read_report(tmp_path / "r")
+
+
+def test_a_stranger_repository_lends_no_commit(tmp_path, monkeypatch):
+    import subprocess
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run([*git, *words], check=True)
+    inside = tmp_path / "site-packages" / "makerlab"
+    inside.mkdir(parents=True)
+    monkeypatch.setattr(report, "__file__", str(inside / "report.py"))
+    assert report._git_commit() is None

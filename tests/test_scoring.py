@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from makerlab.core import DataError, ParameterError
 from makerlab.scoring.attribution import adverse_selection, attribute, attribute_slow, carve_out, censored, markouts, markouts_by_time
 from makerlab.scoring.inference import block_bootstrap, bonferroni_level, expanded_level, optimal_block, paired_difference, pnl_interval
-from makerlab.scoring.metrics import bar_pnl, equity, fill_ratio, inventory_stats, max_drawdown, profit_factor, sharpe, summarise
+from makerlab.scoring.metrics import bar_pnl, equity, fill_ratio, inventory_stats, max_drawdown, profit_factor, sharpe, summarise, tape_sessions
 
 CASES = [c for c in json.loads((Path(__file__).parent / "oracles" / "oracles.json").read_text())["cases"] if c["area"] == "pnl_attribution"]
 number = st.floats(-5, 5, allow_nan=False)
@@ -247,3 +247,53 @@ def test_few_days_get_student_wide_intervals():
                     for x in rng.normal(size=(80, 5))], axis=0)
     assert hits[0] > 0.78 and hits[0] > hits[1]  # measured 0.90 over 300 sets; less four binomial standard errors of 80
     assert expanded_level(0.95, 10_000) == pytest.approx(0.95, abs=1e-3)
+
+
+def test_a_marked_fill_before_the_tape_borrows_no_mid():
+    mid = pd.Series([100.0, 101.0, 102.0], index=pd.date_range("2026-03-02 14:30", periods=3, freq="10s", tz="UTC"))
+    early = pd.DataFrame({"time": [mid.index[0] - pd.Timedelta("60s")], "side": 1, "price": 99.0, "qty": 1.0, "mid": 100.0})
+    table = markouts_by_time(early, mid, horizons_s=[5, 65])
+    assert np.isnan(table.markout_pnl[0]) and table.markout_pnl[1] == 0.0
+
+
+def test_nights_are_not_drawn():
+    import matplotlib.pyplot as plt
+    times = pd.DatetimeIndex([t for d in ("2026-03-02", "2026-03-03", "2026-03-04") for t in pd.date_range(f"{d} 14:30", periods=7000, freq="s", tz="UTC")])
+    fig, ax = plt.subplots()
+    y = np.asarray(tape_sessions(ax, pd.Series(np.arange(21_000.0), index=times)).lines[-1].get_ydata())
+    assert np.isnan(y).sum() == 2
+    for i, first in zip(np.flatnonzero(np.isnan(y)), (7000, 14_000), strict=True):
+        assert first - 30 < y[i - 1] < first <= y[i + 1] < first + 30  # thinning may drop a session's last rows
+    y = np.asarray(tape_sessions(ax, pd.Series(np.arange(7000.0), index=times[:7000])).lines[-1].get_ydata())
+    assert not np.isnan(y).any()
+    plt.close(fig)
+
+
+def test_paths_with_bad_rows_are_refused():
+    time = pd.date_range("2026-03-02 14:30", periods=3, freq="s", tz="UTC")
+    path = pd.DataFrame({"time": time, "mid": 100.0, "inventory": 1.0, "cash": 0.0})
+    with pytest.raises(DataError, match="path.mid.*row 1: inf"):
+        equity(path.assign(mid=[100.0, np.inf, 100.0]))
+    with pytest.raises(DataError, match="backwards|sort the rows"):
+        bar_pnl(path.iloc[[1, 0, 2]])
+    assert bar_pnl(path.assign(cash=-100.0), bar_s=1e-12).tolist() == [0.0, 0.0, 0.0]  # bars of a nanosecond at least
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda g: pnl_interval(np.arange(9.0), level=1.0, rng=g), ParameterError, "level = 1.0"),
+    (lambda g: pnl_interval(np.arange(9.0), variants=math.nan, rng=g), ParameterError, "variants"),
+    (lambda g: pnl_interval(np.arange(9.0), days=[1, 2, 3, 4, 5, 6, 7, 8, math.nan], rng=g), DataError, "row 8"),
+    (lambda g: block_bootstrap(np.zeros((9, 2)), "ratio", rng=g), DataError, "sums to 0"),
+    (lambda g: block_bootstrap(np.eye(50)[:, [0, 0]], "ratio", rng=g), DataError, "not finite in"),
+    (lambda g: block_bootstrap(["a", "b"], rng=g), DataError, "not a table of numbers"),
+    (lambda g: expanded_level(0.95, 1), ParameterError, "m = 1"),
+])
+def test_meaningless_intervals_are_refused(call, error, words):
+    with pytest.raises(error, match=words):
+        call(np.random.default_rng(0))
+
+
+def test_an_interval_says_when_its_tails_are_too_thin():
+    x = np.random.default_rng(0).normal(size=60)
+    assert "TOO FEW" in pnl_interval(x, variants=10_000, rng=np.random.default_rng(1)).method
+    assert "TOO FEW" not in pnl_interval(x, variants=100, rng=np.random.default_rng(1)).method

@@ -168,3 +168,17 @@ def test_a_lying_suffix(tmp_path):
     (tmp_path / "x.csv").write_bytes((sample_dir() / "2026-03-02.rda").read_bytes())
     (tmp_path / "y.gz").write_bytes(gzip.compress(b"time,bid\n"))
     assert detect(tmp_path / "x.csv") == "rda" and detect(tmp_path / "y.gz") == "csv"
+
+
+def test_trades_with_a_side_are_sorted_and_of_one_symbol(tmp_path, day):
+    quotes, trades = day
+    both = pd.concat([trades.assign(symbol="A"), trades.head(100).assign(symbol="B")]).iloc[::-1]
+    quotes.assign(symbol="A").to_parquet(tmp_path / "x.quotes.parquet")
+    both.to_parquet(tmp_path / "x.trades.parquet")
+    m = open_source(tmp_path / "x.quotes.parquet", symbol="A")
+    assert m.trades[["time", "price", "size", "side"]].equals(trades[["time", "price", "size", "side"]]) and m.repairs["sorted"] > 0
+
+
+def test_stamps_with_a_zone_are_not_said_to_have_none(tmp_path, day):
+    day[0].to_csv(tmp_path / "x.csv", index=False)
+    assert not any("tz was not given" in p for p in open_source(tmp_path / "x.csv").problems)

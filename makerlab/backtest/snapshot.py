@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['TAU', 'MID', 'BID', 'ASK', 'BID_SIZE', 'ASK_SIZE', 'SIGMA', 'OFI', 'V_BID', 'V_ASK', 'V_BID_SIZE', 'V_ASK_SIZE',
            'SETTINGS_DTYPE', 'SETTINGS_TYPE', 'new_settings', 'SlowVenue', 'replay_slow', 'poisson_slow', 'Day',
-           'prepare_day', 'Scored', 'BacktestResults', 'summary_of', 'manifest_of', 'Backtest', 'past_sigma',
-           'run_midpath']
+           'prepare_day', 'with_crossing_quotes', 'Scored', 'BacktestResults', 'summary_of', 'manifest_of', 'Backtest',
+           'past_sigma', 'run_midpath']
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #40e490b6
+# %% ../../nbs/70_backtest.snapshot.ipynb #d22785e4
 import dataclasses
 import functools
 import heapq
@@ -25,6 +25,7 @@ from numba import types
 
 from ..core import (BUY, NS_PER_S, SELL, DataError, MakerlabError, ParameterError, check_choice, check_finite, check_nonnegative, check_positive,
                            from_ns, infer_tick, njit, price_sigma, rng_streams, to_ns)
+from ..data.taq import quote_before
 from ..execution.fills import (QUEUES, PoissonFills, RelativeFills, TradeFills, _check_latency, _exponential_rate_nb, _match_nb, _poisson_fill_nb,
                                       _queue_on_arrival_nb, _queue_while_resting_nb, _relative_rate_nb, sign_trades)
 from ..features.volatility import features
@@ -63,7 +64,7 @@ def new_settings(
         out["scale"], out["decay"] = (model.lambda0, model.alpha) if isinstance(model, RelativeFills) else (model.A, model.k)
     return out[0]
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #4cf88137
+# %% ../../nbs/70_backtest.snapshot.ipynb #eec53e46
 class SlowVenue:
     "Position, cash, two resting orders, and what happened to them; the readable half of the plain-Python twin."
 
@@ -71,7 +72,14 @@ class SlowVenue:
         self.setup, self.tick, self.q, self.cash, self.fees = setup, tick, float(setup.q0), 0.0, 0.0
         self.orders: dict[int, dict] = {s: dict(ticks=0, left=0.0, ahead=0.0) for s in (BUY, SELL)}
         self.fills: list[tuple] = []
-        self.rejected = 0
+        self.rejected = self.refused = 0
+
+    def wish(self, bid_ticks: int, ask_ticks: int, bid_qty: float, ask_qty: float) -> tuple:
+        "A strategy's answer with sizes that are no finite numbers > 0 silenced, and both when the bid is not below the ask."
+        sizes = [x if 0 < x < math.inf else 0.0 for x in (bid_qty, ask_qty)]
+        crossed = min(sizes) > 0 and bid_ticks >= ask_ticks
+        self.refused += crossed or not all(0 <= x < math.inf for x in (bid_qty, ask_qty))
+        return (bid_ticks, ask_ticks, 0.0, 0.0) if crossed else (bid_ticks, ask_ticks, *sizes)
 
     def arrive(self, ticks: Any, qty: Any, row: np.ndarray) -> None:
         "New wishes reach the venue: keep, replace, reject or cancel."
@@ -96,7 +104,7 @@ class SlowVenue:
             self.q, self.cash, self.fees = self.q + s * qty, self.cash - s * price * qty - fee, self.fees + fee
             self.fills.append((step, t, s, price, qty, mark, fee))
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #b30435d7
+# %% ../../nbs/70_backtest.snapshot.ipynb #9e491c55
 def replay_slow(
     decide: Any,  # a strategy
     params: Any,  # its record
@@ -126,8 +134,8 @@ def replay_slow(
             if rows:
                 rows[-1] += (venue.q, venue.cash, venue.fees)
             r = steps[i]
-            *ticks, bid_qty, ask_qty = decide(new_state(t_s=(now - t_ns[0]) / NS_PER_S, tau_s=r[TAU], mid=r[MID], bid=r[BID], ask=r[ASK], bid_size=r[BID_SIZE],
-                                                        ask_size=r[ASK_SIZE], inventory=venue.q, sigma=r[SIGMA], ofi=r[OFI]), params)
+            *ticks, bid_qty, ask_qty = venue.wish(*decide(new_state(t_s=(now - t_ns[0]) / NS_PER_S, tau_s=r[TAU], mid=r[MID], bid=r[BID], ask=r[ASK], bid_size=r[BID_SIZE],
+                                                        ask_size=r[ASK_SIZE], inventory=venue.q, sigma=r[SIGMA], ofi=r[OFI]), params))
             rows.append((*ticks, bid_qty, ask_qty))
             wishes[i] = (ticks, (bid_qty, ask_qty))
             heapq.heappush(events, (now + setup.latency_ns, 2, i, "effect"))
@@ -136,7 +144,7 @@ def replay_slow(
     rows[-1] += (venue.q, venue.cash, venue.fees)
     return venue, rows
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #353404d1
+# %% ../../nbs/70_backtest.snapshot.ipynb #d82f8fa2
 def poisson_slow(
     decide: Any,  # a strategy
     params: Any,  # its record
@@ -162,8 +170,8 @@ def poisson_slow(
 
     for i, now in enumerate(t_ns):
         r = steps[i]
-        *ticks, bid_qty, ask_qty = decide(new_state(t_s=(now - t_ns[0]) / NS_PER_S, tau_s=r[TAU], mid=r[MID], bid=r[BID], ask=r[ASK], bid_size=r[BID_SIZE],
-                                                    ask_size=r[ASK_SIZE], inventory=venue.q, sigma=r[SIGMA], ofi=r[OFI]), params)
+        *ticks, bid_qty, ask_qty = venue.wish(*decide(new_state(t_s=(now - t_ns[0]) / NS_PER_S, tau_s=r[TAU], mid=r[MID], bid=r[BID], ask=r[ASK], bid_size=r[BID_SIZE],
+                                                    ask_size=r[ASK_SIZE], inventory=venue.q, sigma=r[SIGMA], ofi=r[OFI]), params))
         effects.append((now + setup.latency_ns, ticks, (bid_qty, ask_qty), r))
         start, end = now, t_ns[i + 1] if i + 1 < len(t_ns) else now
         while effects and effects[0][0] < end:
@@ -175,13 +183,25 @@ def poisson_slow(
         rows.append((*ticks, bid_qty, ask_qty, venue.q, venue.cash, venue.fees))
     return venue, rows
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #7372868d
+# %% ../../nbs/70_backtest.snapshot.ipynb #d7de7650
+@njit
+def _sane_nb(bid_ticks, ask_ticks, bid_qty, ask_qty):
+    "The two sizes that may become orders, and 1 when what was asked for made no sense."
+    odd = not (0.0 <= bid_qty < np.inf and 0.0 <= ask_qty < np.inf)
+    bid_qty, ask_qty = bid_qty if 0.0 < bid_qty < np.inf else 0.0, ask_qty if 0.0 < ask_qty < np.inf else 0.0
+    if bid_qty > 0.0 and ask_qty > 0.0 and bid_ticks >= ask_ticks:  # a maker cannot trade with itself
+        return 0.0, 0.0, 1
+    return bid_qty, ask_qty, 1 if odd else 0
+
+
 @njit
 def _decide_nb(decide, params, state, elapsed_s, row, inventory, ticks, qty):
-    "One decision, written into its row of `ticks` and `qty`."
+    "One decision, written into its row of `ticks` and `qty`; returns 1 when it was refused."
     state.t_s, state.tau_s, state.mid, state.bid, state.ask = elapsed_s, row[0], row[1], row[2], row[3]
     state.bid_size, state.ask_size, state.inventory, state.sigma, state.ofi = row[4], row[5], inventory, row[6], row[7]
-    ticks[0], ticks[1], qty[0], qty[1] = decide(state, params)
+    ticks[0], ticks[1], bid_qty, ask_qty = decide(state, params)
+    qty[0], qty[1], refused = _sane_nb(ticks[0], ticks[1], bid_qty, ask_qty)
+    return refused
 
 
 @njit
@@ -217,10 +237,10 @@ def _book_nb(o, got, step, t, mark, tick, setup, orders, account, fill_int, fill
     fill_num[n, 0], fill_num[n, 1], fill_num[n, 2], fill_num[n, 3] = price, got, mark, fee
     return n + 1
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #d697a51f
+# %% ../../nbs/70_backtest.snapshot.ipynb #c5b5c583
 _F1, _F2, _I1, _I2 = types.float64[::1], types.float64[:, ::1], types.int64[::1], types.int64[:, ::1]
 SETTINGS_TYPE = numba.from_dtype(SETTINGS_DTYPE)
-_OUT = types.Tuple((_I2, _F2, _I2, _F2, types.int64))
+_OUT = types.Tuple((_I2, _F2, _I2, _F2, types.UniTuple(types.int64, 2)))  # ... and how many orders were rejected, quotes refused
 
 
 @njit(signature=_OUT(STRATEGY_TYPE, PARAMS_TYPE, STATE_TYPE, _I1, _F2, _I1, _F2, SETTINGS_TYPE))
@@ -230,11 +250,11 @@ def _replay_nb(decide, params, state, t_ns, steps, trade_ns, trades, setup):
     ticks, path = np.zeros((n, 2), np.int64), np.zeros((n, 5))
     fill_int, fill_num, n_fills = np.empty((m, 3), np.int64), np.empty((m, 4)), 0
     orders, account, qty = np.zeros((2, 3)), np.zeros(3), np.zeros((n, 2))
-    account[0], live, rejected, j = setup.q0, -1, 0, 0
+    account[0], live, rejected, refused, j = setup.q0, -1, 0, 0, 0
     while j < m and trade_ns[j] <= t_ns[0]:
         j += 1
     for i in range(n):
-        _decide_nb(decide, params, state, (t_ns[i] - t_ns[0]) / 1e9, steps[i], account[0], ticks[i], qty[i])
+        refused += _decide_nb(decide, params, state, (t_ns[i] - t_ns[0]) / 1e9, steps[i], account[0], ticks[i], qty[i])
         while i + 1 < n and j < m and trade_ns[j] <= t_ns[i + 1]:
             while live < i and t_ns[live + 1] + setup.latency_ns < trade_ns[j]:
                 live += 1
@@ -249,9 +269,9 @@ def _replay_nb(decide, params, state, t_ns, steps, trade_ns, trades, setup):
     while live < n - 1 and t_ns[live + 1] + setup.latency_ns < t_ns[n - 1]:
         live += 1
         rejected += _arrive_nb(orders, ticks[live], qty[live], steps[live], tick, setup.cancels_help != 0)
-    return ticks, path, fill_int[:n_fills], fill_num[:n_fills], rejected
+    return ticks, path, fill_int[:n_fills], fill_num[:n_fills], (rejected, refused)
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #2a15ec49
+# %% ../../nbs/70_backtest.snapshot.ipynb #014ca009
 @njit
 def _wait_nb(i, a, b, row, tick, setup, streams, orders, account, fill_int, fill_num, n):
     "Both sides are exposed from a to b; returns the next free fill row."
@@ -276,9 +296,9 @@ def _poisson_nb(decide, params, state, t_ns, steps, streams, setup):
     ticks, path, qty = np.zeros((n, 2), np.int64), np.zeros((n, 5)), np.zeros((n, 2))
     fill_int, fill_num, n_fills = np.empty((4 * n + 4, 3), np.int64), np.empty((4 * n + 4, 4)), 0
     orders, account = np.zeros((2, 3)), np.zeros(3)
-    account[0], live, rejected = setup.q0, -1, 0
+    account[0], live, rejected, refused = setup.q0, -1, 0, 0
     for i in range(n):
-        _decide_nb(decide, params, state, (t_ns[i] - t_ns[0]) / 1e9, steps[i], account[0], ticks[i], qty[i])
+        refused += _decide_nb(decide, params, state, (t_ns[i] - t_ns[0]) / 1e9, steps[i], account[0], ticks[i], qty[i])
         if i + 1 < n:
             start, end = t_ns[i], t_ns[i + 1]
             while live < i and t_ns[live + 1] + setup.latency_ns < end:
@@ -289,9 +309,9 @@ def _poisson_nb(decide, params, state, t_ns, steps, streams, setup):
                 start = max(start, at)
             n_fills = _wait_nb(i, start, end, steps[i], tick, setup, streams, orders, account, fill_int, fill_num, n_fills)
         path[i, 0], path[i, 1], path[i, 2], path[i, 3], path[i, 4] = qty[i, 0], qty[i, 1], account[0], account[1], account[2]
-    return ticks, path, fill_int[:n_fills], fill_num[:n_fills], rejected
+    return ticks, path, fill_int[:n_fills], fill_num[:n_fills], (rejected, refused)
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #7c13c8d2
+# %% ../../nbs/70_backtest.snapshot.ipynb #90fd69fe
 @dataclass(frozen=True, eq=False)
 class Day:
     "One session as arrays."
@@ -306,11 +326,11 @@ class Day:
     unknown: int  # trades without a side, which fill nobody
 
 
-def _book_at(day: Day, t_ns: np.ndarray) -> np.ndarray:
-    "Bid, ask, bid size, ask size in force at some times: the last quote at or before each."
-    return day.book[np.maximum(np.searchsorted(day.book_ns, t_ns, side="right") - 1, 0)]
+def _in_force(book: np.ndarray, book_ns: np.ndarray, t_ns: np.ndarray) -> np.ndarray:
+    "Bid, ask, bid size, ask size in force at some times, none before the first quote: the last quote at or before each."
+    return book[np.searchsorted(book_ns, t_ns, side="right") - 1]
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #09875678
+# %% ../../nbs/70_backtest.snapshot.ipynb #b0d786e2
 def prepare_day(
     quotes: pd.DataFrame,  # QUOTES of one session
     *,
@@ -331,16 +351,31 @@ def prepare_day(
         raise DataError(f"quotes of {date or 'this session'}: {len(quotes)} row(s) give {len(t_ns)} mark(s) every {every_s:g} s, at least 2 are needed: "
                         "take a longer session or a smaller every_s")
     steps = np.full((len(t_ns), 12), np.nan)
-    seen = book[np.searchsorted(book_ns, t_ns, side="right") - 1]
+    seen = _in_force(book, book_ns, t_ns)
     steps[:, BID : ASK_SIZE + 1], steps[:, MID] = seen, 0.5 * (seen[:, 0] + seen[:, 1])
     steps[:, SIGMA], steps[:, OFI] = frame["sigma"].to_numpy(dtype=np.float64), frame["ofi_norm"].to_numpy(dtype=np.float64)
     if trades is None or not len(trades):
         return Day(date, t_ns, steps, book_ns, book, np.empty(0, np.int64), np.empty((0, 4)), 0)
     signed = sign_trades(trades, quotes=quotes)
     trade_ns = to_ns(signed["time"])
-    before = book[np.maximum(np.searchsorted(book_ns, trade_ns, side="left") - 1, 0)]
+    before = book[np.maximum(quote_before(trade_ns, book_ns), 0)]  # prints before the first quote come before every mark and meet nobody
     prints = np.column_stack([signed["price"] / tick, signed["size"], signed["side"], 0.5 * (before[:, 0] + before[:, 1])]).astype(np.float64)
     return Day(date, t_ns, steps, book_ns, book, trade_ns, np.ascontiguousarray(prints), int((signed["side"] == 0).sum()))
+
+# %% ../../nbs/70_backtest.snapshot.ipynb #733d3b93
+def with_crossing_quotes(
+    day: Day,  # a session
+    *,
+    tick: float,  # price increment
+) -> tuple[np.ndarray, np.ndarray]:  # times in ns, and prints as in Day.trades
+    "The prints of a session merged with the quotes that improve, as prints through any order they reach; prints first at equal stamps."
+    old, new, mid = day.book[:-1], day.book[1:], 0.5 * (day.book[:-1, 0] + day.book[:-1, 1])
+    down, up = np.flatnonzero(new[:, 1] < old[:, 1]), np.flatnonzero(new[:, 0] > old[:, 0])
+    sells = np.column_stack([new[down, 1] / tick - 0.5, new[down, 3], np.full(down.size, float(SELL)), mid[down]])
+    buys = np.column_stack([new[up, 0] / tick + 0.5, new[up, 2], np.full(up.size, float(BUY)), mid[up]])
+    at = np.concatenate([day.trade_ns, day.book_ns[1:][down], day.book_ns[1:][up]])
+    order = np.argsort(at, kind="stable")
+    return at[order], np.ascontiguousarray(np.vstack([day.trades, sells, buys])[order])
 
 # %% ../../nbs/70_backtest.snapshot.ipynb #6202daa1
 _MAKER = ("spread_capture", "inventory_pnl", "total")  # what gets an interval
@@ -449,7 +484,7 @@ def manifest_of(
                         seed=results.seed, params=dataclasses.asdict(results.params), data=results.data, tz=i["tz"])
     return base | {"info": i}
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #7f1c48cd
+# %% ../../nbs/70_backtest.snapshot.ipynb #5f9ef4dc
 @dataclass(frozen=True, eq=False)
 class Backtest:
     "An experiment in the snapshot world; `run(rng=...)` performs it. Raises ParameterError, DataError."
@@ -466,9 +501,9 @@ class Backtest:
     latency_ns: int | None = None  # from decision to effect, ns; None takes the fill model's
     max_inventory: float | None = None  # limit on |inventory|, units; None takes the parameters'
     horizon_s: float | None = None  # constant tau, s; None is the time left to session_end
-    session_end: str | None = "16:00"  # local time; None is the last mark of the day
+    session_end: str | None = "16:00"  # local time, known in advance ("13:00" for a half session); None is the last mark of the day
     window_s: float = 60.0  # s, of volatility and of OFI's standard deviation
-    tick: float | None = None  # price increment; None infers it
+    tick: float | None = None  # price increment, a constant of the instrument; None infers it from all prices
     tz: str = "America/New_York"  # the exchange's zone
     overnight: str = "flat"  # "flat" marks out at the last mid, "carry" keeps the position
     close_cost_bps: float | None = None  # of marking out; None is half the spread then displayed
@@ -494,7 +529,7 @@ class Backtest:
         "Perform the experiment; rng feeds Poisson fills and the intervals' seed."
         return _run_days(self, rng)
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #9ec21df4
+# %% ../../nbs/70_backtest.snapshot.ipynb #893f45d5
 def _check_experiment(b: Backtest) -> None:
     "Everything that can be refused before any work. Raises ParameterError, DataError."
     for name, unit in (("every_s", "s"), ("window_s", "s")):
@@ -504,8 +539,8 @@ def _check_experiment(b: Backtest) -> None:
     check_choice("overnight", b.overnight, ("flat", "carry"))
     if isinstance(b.strategy, str):
         check_choice("strategy", b.strategy, tuple(STRATEGIES))
-    elif not callable(b.strategy):
-        raise ParameterError(f"strategy = {b.strategy!r} must be one of {', '.join(STRATEGIES)} or a function made with makerlab.schema.strategy")
+    elif not callable(b.strategy) or (hasattr(STRATEGIES["naive"], "signatures") and not hasattr(b.strategy, "signatures")):  # not compiled
+        raise ParameterError(f"strategy = {b.strategy!r} must be one of {', '.join(STRATEGIES)} or a function under the decorator makerlab.schema.strategy")
     for name, unit in (("max_inventory", "units"), ("horizon_s", "s"), ("tick", "price")):
         if getattr(b, name) is not None:
             check_positive(name, getattr(b, name), unit=unit)
@@ -534,11 +569,11 @@ def _tick_of(b: Backtest) -> float:
     "The tick given, else the one the quotes show."
     return float(b.tick) if b.tick is not None else infer_tick(np.unique(b.quotes[["bid", "ask"]].to_numpy(dtype=np.float64)))
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #958ba4d6
+# %% ../../nbs/70_backtest.snapshot.ipynb #2fb414ed
 def _steps_of(b: Backtest, day: Day, latency_ns: int) -> np.ndarray:
     "The market at the marks with tau and the venue's book filled in. Raises ParameterError when the session is over before it starts."
     steps = day.steps.copy()
-    steps[:, V_BID : V_ASK_SIZE + 1] = _book_at(day, day.t_ns + latency_ns)
+    steps[:, V_BID : V_ASK_SIZE + 1] = _in_force(day.book, day.book_ns, day.t_ns + latency_ns)
     if b.horizon_s is not None:
         steps[:, TAU] = b.horizon_s
         return steps
@@ -557,10 +592,11 @@ def _run_kernel(b: Backtest, day: Day, q0: float, streams: np.ndarray, tick: flo
     decide = STRATEGIES[b.strategy] if isinstance(b.strategy, str) else b.strategy
     record, steps = b.params.replace(max_inventory=cap).record(tick), _steps_of(b, day, latency)
     if isinstance(b.fills, TradeFills):
-        out = _replay_nb(decide, record, new_state(), day.t_ns, steps, day.trade_ns, day.trades, setup)
-        bought, printed = float(out[3][:, 1].sum()), float(day.trades[:, 1].sum())
-        if bought > printed * (1 + 1e-9):
-            raise MakerlabError(f"{bought:g} units filled of {printed:g} printed: a fill model cannot trade more than the market did; please report this")
+        trade_ns, trades = with_crossing_quotes(day, tick=tick) if b.fills.crossing else (day.trade_ns, day.trades)
+        out = _replay_nb(decide, record, new_state(), day.t_ns, steps, trade_ns, trades, setup)
+        bought, offered = float(out[3][:, 1].sum()), float(trades[:, 1].sum())
+        if bought > offered * (1 + 1e-9):
+            raise MakerlabError(f"{bought:g} units filled of {offered:g} offered: a fill model cannot trade more than the market did; please report this")
         return out
     return _poisson_nb(decide, record, new_state(), day.t_ns, steps, streams, setup)
 
@@ -592,10 +628,10 @@ def _mark_out(b: Backtest, path: pd.DataFrame, fills: pd.DataFrame) -> tuple[pd.
     path.loc[end, ["inventory", "cash", "fees"]] = [0.0, last["cash"] + q * last["mid"] - fee, last["fees"] + fee]
     return path, fills
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #97517f31
+# %% ../../nbs/70_backtest.snapshot.ipynb #81fabc12
 def _run_days(b: Backtest, rng: np.random.Generator) -> BacktestResults:
     "All days of an experiment."
-    tick, streams, paths, fills, rejected = _tick_of(b), rng_streams(2, rng=rng), [], [], 0
+    tick, streams, paths, fills, rejected, refused = _tick_of(b), rng_streams(2, rng=rng), [], [], 0, 0
     q = cash = fees = 0.0
     offset = 0
     for day in b.days:
@@ -606,18 +642,18 @@ def _run_days(b: Backtest, rng: np.random.Generator) -> BacktestResults:
         path["cash"] += cash
         path["fees"] += fees
         q, cash, fees = (float(path[c].iloc[-1]) for c in ("inventory", "cash", "fees"))
-        offset, rejected = offset + len(path), rejected + int(out[4])
+        offset, rejected, refused = offset + len(path), rejected + int(out[4][0]), refused + int(out[4][1])
         paths.append(path)
         fills.append(done)
     book_t = from_ns(np.concatenate([d.book_ns for d in b.days]))
     mids = pd.Series(np.concatenate([0.5 * (d.book[:, 0] + d.book[:, 1]) for d in b.days]), index=book_t, name="mid")
     some = [f for f in fills if len(f)] or fills[:1]
     return BacktestResults(path=pd.concat(paths, ignore_index=True), fills=pd.concat(some, ignore_index=True), params=b.params, mids=mids,
-                           info=_info_of(b, tick=tick, rejected=rejected), seed=int(rng.integers(2**32)), horizons_s=b.horizons_s,
+                           info=_info_of(b, tick=tick, rejected=rejected, refused=refused), seed=int(rng.integers(2**32)), horizons_s=b.horizons_s,
                            data={"quotes": b.quotes} | ({} if b.trades is None else {"trades": b.trades}))
 
 
-def _info_of(b: Backtest, *, tick: float, rejected: int) -> dict[str, Any]:
+def _info_of(b: Backtest, *, tick: float, rejected: int, refused: int) -> dict[str, Any]:
     "The circumstances a profit must be shown with."
     name = b.strategy if isinstance(b.strategy, str) else getattr(b.strategy, "__name__", str(b.strategy))
     cost = "half the spread displayed" if b.close_cost_bps is None else f"{b.close_cost_bps:g} bps"
@@ -628,7 +664,7 @@ def _info_of(b: Backtest, *, tick: float, rejected: int) -> dict[str, Any]:
             "overnight": b.overnight if b.overnight == "carry" else f"flat, marked out at the last mid at {cost}", "tz": b.tz, "q0": 0.0,
             "symbol": b.quotes.attrs.get("symbol", ""), "source": b.quotes.attrs.get("source", ""), "days": [d.date for d in b.days],
             "quotes": int(sum(len(d.book_ns) for d in b.days)), "trades": int(sum(len(d.trade_ns) for d in b.days)),
-            "trades_without_side": int(sum(d.unknown for d in b.days)), "rejected_post_only": rejected, "variants": int(b.variants)}
+            "trades_without_side": int(sum(d.unknown for d in b.days)), "rejected_post_only": rejected, "refused_quotes": refused, "variants": int(b.variants)}
 
 # %% ../../nbs/70_backtest.snapshot.ipynb #b5553e41
 def past_sigma(
@@ -668,7 +704,7 @@ def _mid_clock(mids: pd.DataFrame, dt_s: float | None) -> np.ndarray:
         raise ParameterError(f"dt_s = {dt_s!r} (s) must be at least a nanosecond")
     return np.arange(len(mids), dtype=np.int64) * step
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #8d841def
+# %% ../../nbs/70_backtest.snapshot.ipynb #58f09df0
 def run_midpath(
     mids: pd.DataFrame | pd.Series | np.ndarray,  # column mid and perhaps time
     *,
@@ -684,7 +720,7 @@ def run_midpath(
     fee_bps: float = 0.0,  # of notional
     fee_per_unit: float = 0.0,  # price per unit
     horizon_s: float | None = None,  # constant tau, s; None is the time left
-    tick: float | None = None,  # None: a millionth of the mid, so that rounding does not matter
+    tick: float | None = None,  # None: a power of ten at most a millionth of the mid, so that rounding does not matter
     variants: int = 1,  # experiments tried
 ) -> BacktestResults:  # as any backtest
     "Reduced-form backtest of seed 004: a mid path and fills at A*exp(-k*depth). Raises ParameterError, DataError."
@@ -701,6 +737,6 @@ def run_midpath(
     gap = float(np.median(np.diff(t_ns))) / NS_PER_S
     info = {"strategy": strategy, "world": "reduced form", "fills": model.describe(), "fee_bps": fee_bps, "fee_per_unit": fee_per_unit, "latency_ns": 0, "every_s": gap,
             "tick": grid, "max_inventory": params.max_inventory, "horizon": "time left" if horizon_s is None else f"constant {horizon_s:g} s", "tz": "UTC", "q0": 0.0,
-            "overnight": "carry", "symbol": "", "source": "mids", "days": [], "quotes": 0, "trades": 0, "trades_without_side": 0, "rejected_post_only": 0, "variants": variants}
+            "overnight": "carry", "symbol": "", "source": "mids", "days": [], "quotes": 0, "trades": 0, "trades_without_side": 0, "rejected_post_only": 0, "refused_quotes": 0, "variants": variants}
     return BacktestResults(path=path, fills=fills, params=params, info=info, mids=pd.Series(steps[:, MID], index=from_ns(t_ns), name="mid"),
                            seed=int(rng.integers(2**32)), data={"mids": frame}, horizons_s=tuple(gap * h for h in (1, 10, 60)))

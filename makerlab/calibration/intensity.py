@@ -7,7 +7,7 @@ __all__ = ['STATUS', 'Law', 'profile_llf', 'fit_grid', 'profile_score', 'fit_slo
            'IntensityResults', 'IntensityModel', 'FitMany', 'fit_many', 'depth_counts', 'to_reach', 'quotable_counts',
            'Bootstrap', 'bootstrap']
 
-# %% ../../nbs/40_calibration.intensity.ipynb #a2c81551
+# %% ../../nbs/40_calibration.intensity.ipynb #b283e887
 import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -19,10 +19,11 @@ from scipy import optimize, special, stats
 
 from ..core import (DataError, ParameterError, Results, TickGrid, check_choice, check_nonnegative,
                            check_positive, next_uniform, njit, rng_streams, to_ns)
+from ..data.taq import quote_before
 from ..plot import axes, curve, points
 from ..schema import validate_bins, validate_quotes, validate_trades
 
-# %% ../../nbs/40_calibration.intensity.ipynb #6fe2b1d2
+# %% ../../nbs/40_calibration.intensity.ipynb #99513dfe
 def profile_llf(
     k: float,  # decay, 1/(unit of x)
     *,
@@ -43,7 +44,7 @@ def fit_grid(
     count: np.ndarray,  # events a bin
     exposure: np.ndarray,  # s a bin
 ) -> float:  # the best of the grid
-    "The slow way (seed 004): the grid point of highest profile likelihood. Gives no standard error."
+    "The usual slow way: the grid point of highest profile likelihood. Gives no standard error."
     return float(k_grid[np.argmax([profile_llf(k, x=x, count=count, exposure=exposure) for k in k_grid])])
 
 # %% ../../nbs/40_calibration.intensity.ipynb #32c9aeac
@@ -209,7 +210,7 @@ def _free_slope(s: float, delta: np.ndarray, n: np.ndarray, e: np.ndarray) -> tu
     fit = _fit_x(y, n, e, 1e-14)
     return float(-fit.k * ((n - fit.mean) @ dy)), fit
 
-# %% ../../nbs/40_calibration.intensity.ipynb #d6931ce0
+# %% ../../nbs/40_calibration.intensity.ipynb #de67f681
 def _free_end(delta: np.ndarray, n: np.ndarray, e: np.ndarray) -> float:
     "The log-likelihood in the limit delta0 -> 0: a pure power law, or (with delta = 0 present) two levels."
     if delta.min() > 0:
@@ -232,8 +233,10 @@ def _fit_free(delta: np.ndarray, n: np.ndarray, e: np.ndarray) -> tuple[str, flo
     best_s, best = 0.0, flat
     for i in np.flatnonzero((slopes[:-1] > 0) & (slopes[1:] <= 0)):
         lo, hi = (s_grid[i] or s_grid[1] * 1e-8), s_grid[i + 1]
-        s = math.exp(optimize.brentq(lambda u: _free_slope(math.exp(u), delta, n, e)[0], math.log(lo), math.log(hi), xtol=1e-14)) \
-            if _free_slope(lo, delta, n, e)[0] > 0 else lo
+        slope = lambda u: _free_slope(math.exp(u), delta, n, e)[0]  # noqa: E731
+        a, b = math.log(lo), math.log(hi)
+        rises, falls = slope(a) > 0, slope(b) < 0  # rounding may hide a sign at either end
+        s = math.exp(optimize.brentq(slope, a, b, xtol=1e-14)) if rises and falls else hi if rises else lo
         fit = _free_slope(s, delta, n, e)[1]
         if fit.llf > best.llf + 1e-9:
             best_s, best = s, fit
@@ -263,7 +266,7 @@ def _free_cov(delta: np.ndarray, n: np.ndarray, mean: np.ndarray, k: float, delt
     T = np.array([[1.0, math.log(ref), k / ref], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     return T @ cov @ T.T
 
-# %% ../../nbs/40_calibration.intensity.ipynb #8c7c1a24
+# %% ../../nbs/40_calibration.intensity.ipynb #39984f9b
 @dataclass(frozen=True)
 class ExponentialIntensity:
     "The law A exp(-k delta) (Avellaneda & Stoikov 2008, eq. 12). Raises ParameterError unless A > 0 and k >= 0."
@@ -300,7 +303,8 @@ class PowerIntensity:
     def rate(self, delta: Any) -> Any:
         "Hits per second at a distance (price) from the mid."
         x = np.asarray(delta, dtype=float) + self.delta0
-        return np.exp(math.log(self.A) - self.k * np.log(x))[()]
+        with np.errstate(divide="ignore"):
+            return np.exp(math.log(self.A) - self.k * np.log(x))[()]
 
     def fill_probability(self, delta: Any, dt_s: float) -> Any:
         "Chance of at least one hit within `dt_s` seconds."
@@ -349,7 +353,7 @@ class _Fitted(Results):
         "The sum of squared Pearson residuals."
         return float((self.bins["pearson"] ** 2).sum())
 
-# %% ../../nbs/40_calibration.intensity.ipynb #5ad810a9
+# %% ../../nbs/40_calibration.intensity.ipynb #b7592839
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Inference(_Fitted):
     "Intervals and predictions."
@@ -362,7 +366,7 @@ class _Inference(_Fitted):
     @property
     def se_log_A(self) -> float:
         "Standard error of ln A."
-        return float(self.bse["A"] / self.params["A"]) if self.params["A"] > 0 else math.nan
+        return float(self.bse["A"] / self.params["A"]) if 0 < self.params["A"] < math.inf else math.nan
 
     @property
     def corr_log_A_k(self) -> float:
@@ -390,7 +394,13 @@ class _Inference(_Fitted):
         "Bins of the same exposures with counts drawn from the fitted means."
         return self.bins[["delta", "exposure"]].assign(count=rng.poisson(self.bins["expected"]).astype(float))
 
-# %% ../../nbs/40_calibration.intensity.ipynb #aef828ed
+# %% ../../nbs/40_calibration.intensity.ipynb #c5f9b585
+def _check_alpha(alpha: float) -> None:
+    "Raise ParameterError unless 0 < alpha < 1."
+    if not 0 < alpha < 1:
+        raise ParameterError(f"alpha = {alpha!r} (probability) must be between 0 and 1: 0.05 gives 95 % intervals")
+
+
 def _profile_side(x: np.ndarray, n: np.ndarray, e: np.ndarray, start: float, floor: float, sign: float) -> float:
     "Where the profile log-likelihood falls through `floor`, going from `start` in the direction of `sign`."
     value = lambda k: profile_llf(k, x=x, count=n, exposure=e) - floor
@@ -404,7 +414,8 @@ def _profile_side(x: np.ndarray, n: np.ndarray, e: np.ndarray, start: float, flo
 
 
 def _profile_interval(x: np.ndarray, n: np.ndarray, e: np.ndarray, status: str, k: float, llf: float, alpha: float) -> tuple[float, float]:
-    "The profile interval of k; infinite on a side on which nothing is ruled out."
+    "The profile interval of k; infinite on a side on which nothing is ruled out. Raises ParameterError for a bad alpha."
+    _check_alpha(alpha)
     if status in ("no_counts", "k_not_identified"):
         return -math.inf, math.inf
     floor = llf - 0.5 * float(stats.chi2.ppf(1 - alpha, 1))
@@ -417,13 +428,13 @@ def _profile_interval(x: np.ndarray, n: np.ndarray, e: np.ndarray, status: str, 
         return (edge, math.inf) if sign > 0 else (-math.inf, edge)
     return _profile_side(x, n, e, k, floor, -1.0), _profile_side(x, n, e, k, floor, 1.0)
 
-# %% ../../nbs/40_calibration.intensity.ipynb #c5a0dc76
+# %% ../../nbs/40_calibration.intensity.ipynb #5f129d9f
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class IntensityResults(_Inference):
     "What `IntensityModel.fit` returns."
 
     def profile_interval(self, alpha: float = 0.05) -> tuple[float, float]:
-        "Likelihood interval of k at level 1 - alpha, possibly one-sided. Raises ParameterError when delta0 is estimated."
+        "Likelihood interval of k at level 1 - alpha, possibly one-sided. Raises ParameterError when delta0 is estimated or for a bad alpha."
         if "delta0" in self.params.index:
             raise ParameterError("profile_interval needs delta0 given: fit again with a number for delta0")
         d, n, e = (self.bins[c].to_numpy() for c in ("delta", "count", "exposure"))
@@ -511,13 +522,13 @@ def _pack(law: str, status: str, log_A: float, k: float, cov: np.ndarray, mean: 
                             law_name=law, status=status, message=STATUS[status] + note, log_A=log_A, delta0=delta0, dropped=dropped,
                             bins=bins.assign(expected=mean, rate=n / e, pearson=pearson))
 
-# %% ../../nbs/40_calibration.intensity.ipynb #df6efcc5
+# %% ../../nbs/40_calibration.intensity.ipynb #fd91d5d4
 def _fit_given(law: str, delta0: float, bins: pd.DataFrame, nonnegative: bool) -> dict[str, Any]:
     "The fields of a fit with x known."
     d, n, e = (bins[c].to_numpy() for c in ("delta", "count", "exposure"))
     x = d if law == "exponential" else np.log(d + delta0)
     fit = _fit_x(x, n, e)
-    if nonnegative and (fit.k < 0 or fit.status == "k_at_minus_infinity"):
+    if nonnegative and (fit.k <= 0 or fit.status == "k_at_minus_infinity"):
         mean = e * (n.sum() / e.sum())
         fit = _Fit("k_at_zero", math.log(n.sum() / e.sum()), 0.0, np.full((2, 2), np.nan), mean, _llf(n, mean))
     return dict(status=fit.status, log_A=fit.log_A, k=fit.k, cov=fit.cov, mean=fit.mean, llf=fit.llf,
@@ -537,7 +548,7 @@ def _fit_estimated(bins: pd.DataFrame) -> dict[str, Any]:
     return dict(status=status, log_A=-math.inf if status == "no_counts" else math.nan, k=k, mean=fit.mean, llf=fit.llf, delta0=delta0, free=True,
                 cov=np.full((3, 3), np.nan), limit=limit)
 
-# %% ../../nbs/40_calibration.intensity.ipynb #9d84ac56
+# %% ../../nbs/40_calibration.intensity.ipynb #c391f8e8
 @dataclass(frozen=True, eq=False)
 class IntensityModel:
     "Poisson counts in distance bins with rate A exp(-k delta) or A (delta + delta0)^(-k)."
@@ -556,6 +567,8 @@ class IntensityModel:
             check_choice("delta0", str(self.delta0), ("estimate",))
         if self.law == "exponential" and self.delta0 is not None:
             raise ParameterError(f"delta0 = {self.delta0!r} has no meaning for the exponential law: use law='power'")
+        if estimate and self.k_nonnegative:
+            raise ParameterError("k_nonnegative = True needs delta0 given: use a number for delta0, or the exponential law")
         if self.law == "power" and self.delta0 is None:
             raise ParameterError("delta0 = None must be a number > 0 or 'estimate' for the power law")
         used, dropped = _used(self.bins)
@@ -566,18 +579,7 @@ class IntensityModel:
             fields = _fit_given(self.law, delta0, used, self.k_nonnegative)
         return _pack(self.law, bins=used, dropped=dropped, unit=self.unit, **fields)
 
-# %% ../../nbs/40_calibration.intensity.ipynb #2c4f3e02
-@njit
-def _fit_rows_nb(z, zr, e, counts, start, tol, out):
-    "Fit every row of `counts`: out[r] = status, slope, log rate at z = 0, variance of z, total, mean z."
-    for r in range(counts.shape[0]):
-        status, b, log_rate0, v, total = _fit_row_nb(z, zr, e, counts[r], start, tol)
-        below = 0.0
-        for i in range(z.size):
-            below += counts[r, i] * z[i]
-        out[r, 0], out[r, 1], out[r, 2], out[r, 3], out[r, 4], out[r, 5] = status, b, log_rate0, v, total, below
-
-# %% ../../nbs/40_calibration.intensity.ipynb #7c384cc7
+# %% ../../nbs/40_calibration.intensity.ipynb #26276de5
 @dataclass(frozen=True, eq=False)
 class FitMany:
     "Many fits over the same bins, as arrays; NaN or +-infinity where a row's status says so."
@@ -609,11 +611,11 @@ class FitMany:
         return pd.DataFrame({"A": np.abs(self.log_A - math.log(A)) <= half * self.se_log_A, "k": np.abs(self.k - k) <= half * self.se_k})
 
     def to_reach(self, *, width: float) -> "FitMany":
-        "From rates per bin of an exponential law to rates of reaching delta, as the function `to_reach`."
-        slope = -width / np.expm1(self.k * width)
+        "From rates per bin of an exponential law to rates of reaching delta, as the function `to_reach`; NaN where k > 0 was not found."
+        w, k = check_positive("width", width, unit="price"), np.where(self.code == _OK, self.k, np.nan)
+        slope = -w / np.expm1(k * w)
         var = self.se_log_A**2 + 2 * slope * self.cov_log_A_k + (slope * self.se_k) ** 2
-        return FitMany(self.log_A - np.log(-np.expm1(-self.k * width)), self.k, np.sqrt(var), self.se_k,
-                       self.cov_log_A_k + slope * self.se_k**2, self.code)
+        return FitMany(self.log_A - np.log(-np.expm1(-k * w)), k, np.sqrt(var), self.se_k, self.cov_log_A_k + slope * self.se_k**2, self.code)
 
 
 def _unscale(out: np.ndarray, x0: float, scale: float) -> FitMany:
@@ -626,7 +628,7 @@ def _unscale(out: np.ndarray, x0: float, scale: float) -> FitMany:
         log_a = log_rate0 + k * x0
         return FitMany(log_a, k, np.sqrt(1.0 / total + xbar * xbar * var_k), np.sqrt(var_k), xbar * var_k, code.astype(np.int64))
 
-# %% ../../nbs/40_calibration.intensity.ipynb #176bc61b
+# %% ../../nbs/40_calibration.intensity.ipynb #c2ed85d4
 def _grid_of(delta: Any, exposure: Any, delta0: float | None) -> tuple[np.ndarray, np.ndarray, float, float]:
     "z in [0, 1], exposures, and the origin and scale of x."
     d = np.ascontiguousarray(delta, dtype=np.float64)
@@ -640,6 +642,17 @@ def _grid_of(delta: Any, exposure: Any, delta0: float | None) -> tuple[np.ndarra
     return (x - x.min()) / scale, e, float(x.min()), scale
 
 
+@njit
+def _fit_rows_nb(z, zr, e, counts, start, tol, out):
+    "Fit every row of `counts`: out[r] = status, slope, log rate at z = 0, variance of z, total, mean z."
+    for r in range(counts.shape[0]):
+        status, b, log_rate0, v, total = _fit_row_nb(z, zr, e, counts[r], start, tol)
+        below = 0.0
+        for i in range(z.size):
+            below += counts[r, i] * z[i]
+        out[r, 0], out[r, 1], out[r, 2], out[r, 3], out[r, 4], out[r, 5] = status, b, log_rate0, v, total, below
+
+
 def fit_many(
     counts: np.ndarray,  # [rows, bins] events
     *,
@@ -651,7 +664,7 @@ def fit_many(
     z, e, x0, scale = _grid_of(delta, exposure, delta0)
     n = np.ascontiguousarray(np.atleast_2d(counts), dtype=np.float64)
     if n.shape[1] != z.size:
-        raise ParameterError(f"counts has {n.shape[1]} columns where delta has {z.size} bins")
+        raise ParameterError(f"counts has {n.shape[1]} columns where delta has {z.size} bins: give one count a bin in each row")
     bad = np.flatnonzero(~((n >= 0) & np.isfinite(n)).all(axis=1))
     if bad.size:
         raise DataError(f"counts: row {bad[0]} ({bad.size} in all) holds a negative or missing count: {n[bad[0]].tolist()}")
@@ -659,11 +672,11 @@ def fit_many(
     _fit_rows_nb(z, 1.0 - z, e, n, 0.0, 1e-5, out)
     return _unscale(out, x0, scale)
 
-# %% ../../nbs/40_calibration.intensity.ipynb #a628c113
+# %% ../../nbs/40_calibration.intensity.ipynb #808aab58
 def _depths(trades: pd.DataFrame, quotes: pd.DataFrame, merge_sweeps: bool) -> tuple[pd.DataFrame, dict[str, int]]:
     "One row an order: t_ns, side, depth and half_spread of the quote strictly before; and what was left out."
     t, q = to_ns(trades["time"]), to_ns(quotes["time"])
-    at = np.searchsorted(q, t, side="left") - 1
+    at = quote_before(t, q)
     bid, ask, price = quotes["bid"].to_numpy(), quotes["ask"].to_numpy(), trades["price"].to_numpy()
     signed = price - 0.5 * (bid + ask)[at]
     noise = 1e-9 * price
@@ -850,7 +863,7 @@ def _series(z: np.ndarray, e: np.ndarray, start: float) -> tuple[float, float, f
     v, c3, c4 = (float(w @ (z - m) ** j) for j in (2, 3, 4))
     return start, m, v, c3 / (2 * v), (c4 - 3 * v * v) / (6 * v)
 
-# %% ../../nbs/40_calibration.intensity.ipynb #e4f56ace
+# %% ../../nbs/40_calibration.intensity.ipynb #815aea92
 @dataclass(frozen=True, eq=False)
 class Bootstrap:
     "Refits of counts drawn from a fit."
@@ -874,10 +887,11 @@ class Bootstrap:
         return self.params.std().rename("bse")
 
     def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
-        "Percentile intervals at level 1 - alpha."
+        "Percentile intervals at level 1 - alpha. Raises ParameterError unless 0 < alpha < 1."
+        _check_alpha(alpha)
         return self.params.quantile([alpha / 2, 1 - alpha / 2]).T.set_axis(["lower", "upper"], axis=1)
 
-# %% ../../nbs/40_calibration.intensity.ipynb #74dcb2f5
+# %% ../../nbs/40_calibration.intensity.ipynb #8c1ea7fa
 def bootstrap(
     results: IntensityResults,  # a fit with status "ok" and delta0 not estimated
     *,
@@ -888,8 +902,9 @@ def bootstrap(
     if results.status != "ok" or "delta0" in results.params.index:
         raise ParameterError(f"results.status = {results.status!r}, parameters {list(results.params.index)}: bootstrap needs a fit that is "
                              "'ok' with delta0 given: fit again with a number for delta0")
-    if n < 1:
-        raise ParameterError(f"n = {n!r} draws must be >= 1")
+    if n != int(n) or n < 1:
+        raise ParameterError(f"n = {n!r} (draws) must be a whole number >= 1: 10,000 is usual")
+    n = int(n)
     mean = results.bins["expected"].to_numpy()
     if mean.max() > 1e7:
         raise ParameterError(f"expected counts reach {mean.max():.3g} a bin: the normal interval is exact enough there, use conf_int")

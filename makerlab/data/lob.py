@@ -208,7 +208,7 @@ def _trades(
         raise DataError(f"{day.source}: no executions among {len(m)} messages: there are no trades to use")
     return validate_trades(out)
 
-# %% ../../nbs/11_data.lob.ipynb #55c171f8
+# %% ../../nbs/11_data.lob.ipynb #717c4cda
 def _read_messages(
     data: bytes,  # the message file
     where: str,  # its name
@@ -223,12 +223,15 @@ def _read_messages(
     kind = table["type"].to_numpy()
     odd = np.flatnonzero((kind < 1) | (kind > 7))
     if odd.size:
-        raise DataError(f"{where} row {odd[0]}: type {kind[odd[0]]} is not one of LOBSTER's 1 to 7")
+        raise DataError(f"{where} row {odd[0]}: type {kind[odd[0]]} is not one of LOBSTER's 1 to 7: it is no LOBSTER message file or was edited")
+    sideless = np.flatnonzero(np.isin(kind, (1, 2, 3, 4, 5)) & (np.abs(table["direction"].to_numpy()) != 1))
+    if sideless.size:
+        raise DataError(f"{where} row {sideless[0]}: direction {table['direction'].to_numpy()[sideless[0]]} is neither 1 (buy) nor -1 (sell): it is no LOBSTER message file or was edited")
     midnight = to_ns(pd.DatetimeIndex([date]).tz_localize(_TZ))[0]
     return pd.DataFrame({"time": from_ns(midnight + t_ns), "type": kind.astype(np.int8), "order_id": table["order_id"].to_numpy(), "size": table["size"].to_numpy(),
                          "price": table["price"].to_numpy() / 10_000, "direction": table["direction"].to_numpy().astype(np.int8)})
 
-
+# %% ../../nbs/11_data.lob.ipynb #a28c8272
 def _read_book(
     data: bytes,  # the orderbook file
     where: str,  # its name

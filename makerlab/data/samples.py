@@ -44,7 +44,7 @@ def sample_tape(
     rng = np.random.default_rng([SAMPLE_SEED, list(SAMPLE_SPECS).index(symbol)])
     return make_tape(rng=rng, days=len(SAMPLE_DATES), date=SAMPLE_DATES[0], **SAMPLE_SPECS[symbol])
 
-# %% ../../nbs/14_data.samples.ipynb #1dfa1d76
+# %% ../../nbs/14_data.samples.ipynb #8b838648
 _TZ = "America/New_York"  # the venue's clock
 
 
@@ -53,7 +53,7 @@ def _r_columns(
     symbol: str,  # for sym_root
     names: Mapping[str, str],  # column: name in the R file
 ) -> pd.DataFrame:  # date, time_m, sym_root and the renamed columns
-    "A tape's rows as seed 000's R files hold them: the date as text, the clock as seconds after midnight."
+    "A tape's rows as R files of quotes hold them: the date as text, the clock as seconds after midnight."
     local = frame["time"].dt.tz_convert(_TZ)
     midnight = local.dt.normalize()
     head = pd.DataFrame({"date": local.dt.strftime("%Y-%m-%d").astype(object),
@@ -219,7 +219,7 @@ def registry() -> pd.DataFrame:  # name, url, sha256, licence, bytes
             for repo, commit, licence, files in _R_FILES + _BOOK_FILES + _OTHER_FILES for name, path, size, digest in files]
     return pd.DataFrame(rows, columns=["name", "url", "sha256", "licence", "bytes"])
 
-# %% ../../nbs/14_data.samples.ipynb #f46b66ee
+# %% ../../nbs/14_data.samples.ipynb #6807dcb3
 def fetch(
     name: str,  # one of registry()'s
     *,
@@ -247,7 +247,7 @@ def fetch(
 def _download(url: str, sha256: str, name: str, folder: Path, timeout_s: float) -> Path:
     "One file through pooch, which writes to a temporary name and checks the digest before it renames."
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # tqdm, which pooch imports, remarks on notebooks without widgets
         import pooch
     pooch.get_logger().setLevel("ERROR")
     downloader = pooch.HTTPDownloader(progressbar=False, timeout=timeout_s)

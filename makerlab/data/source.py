@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'detect', 'Market', 'open_source', 'inspect_source']
 
-# %% ../../nbs/15_data.source.ipynb #337f7955
+# %% ../../nbs/15_data.source.ipynb #572a3096
 import bz2
 import gzip
 import lzma
@@ -23,8 +23,7 @@ import pyarrow.parquet as pq
 from ..core import DataError, ParameterError, check_choice
 from .lob import load_lobster, lobster_files
 from .samples import SAMPLE_SPECS, load_sample
-from .taq import load_quotes, load_trades, read_rda
-from ..schema import validate_trades
+from .taq import _date_of_name, _known, _symbol_labels, load_quotes, load_trades, read_rda
 
 # %% ../../nbs/15_data.source.ipynb #d2560fbc
 _OPEN: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7z": lzma.open}
@@ -84,7 +83,7 @@ def _refuse_columns(
         raise DataError(f"{name} holds trades only ({shown}): {_NO_QUOTES}")
     raise DataError(f"{name} holds neither quotes nor trades ({shown}): name the columns time, bid, ask, bid_size, ask_size")
 
-# %% ../../nbs/15_data.source.ipynb #dff9e574
+# %% ../../nbs/15_data.source.ipynb #96556428
 KINDS = ("rda", "lobster", "parquet", "csv", "sample")
 _R = (".rda", ".rdata", ".rds")
 
@@ -111,12 +110,16 @@ def detect(
 ) -> str:  # one of KINDS
     "Which reader a source needs, by content and name. Raises ParameterError for a missing path, DataError for an unusable one."
     if format is not None:
-        return check_choice("format", format, KINDS)
-    if str(path) == "sample":
+        check_choice("format", format, KINDS)
+    if str(path) == "sample" and format in (None, "sample"):
         return "sample"
     path = Path(path)
     if not path.exists():
-        raise ParameterError(f"path = {str(path)!r} does not exist: check it, or use the word 'sample' for the embedded data")
+        raise ParameterError(f"path = {str(path)!r} does not exist: check it, or use the word 'sample' for the embedded data, without format")
+    if format == "sample":
+        raise ParameterError(f"format = 'sample' is the embedded data, not a format of {str(path)!r}: leave format out")
+    if format is not None:
+        return format
     return _detect_folder(path) if path.is_dir() else _detect_file(path)
 
 # %% ../../nbs/15_data.source.ipynb #9cccfc59
@@ -209,7 +212,7 @@ def _between(
     out.attrs = dict(frame.attrs)
     return out
 
-# %% ../../nbs/15_data.source.ipynb #beefdefb
+# %% ../../nbs/15_data.source.ipynb #8552f296
 def _read_table(
     path: Path,  # Parquet or CSV, perhaps compressed
     kind: str,  # parquet or csv
@@ -222,28 +225,7 @@ def _read_table(
     except (pa.ArrowInvalid, OSError, ValueError) as e:  # pandas' parser errors are ValueErrors
         raise DataError(f"{path.name} cannot be read as {kind} ({str(e).strip()[:160]}): every line must have the header's columns; export it again") from None
 
-
-def _signed_trades(
-    table: pd.DataFrame,  # as stored
-    session: tuple[str, str] | None,  # local hours kept
-) -> pd.DataFrame | None:  # trades with side, or None when the table is not of this shape
-    "Trades that carry their side and a zone."
-    if not {"time", "price", "size", "side"} <= set(table.columns) or not len(table):
-        return None
-    time = table["time"]
-    if not isinstance(time.dtype, pd.DatetimeTZDtype):
-        if not re.search(r":\d\d.*(Z|[+-]\d\d:?\d\d)$", str(time.iloc[0])):
-            return None
-        time = pd.to_datetime(time, format="ISO8601", utc=True)
-    out = table.assign(time=time)
-    if session is not None:
-        clock = out["time"].dt.tz_convert("America/New_York").dt.strftime("%H:%M:%S")
-        inside = (clock >= session[0]) & ((clock < session[1]) | (clock == f"{session[1]}:00"))
-        out, gone = out[inside], int((~inside).sum())
-        out.attrs = {"repairs": {"P1": gone}}
-    return validate_trades(out)
-
-# %% ../../nbs/15_data.source.ipynb #0b94fb1d
+# %% ../../nbs/15_data.source.ipynb #52b46343
 def _load_one(
     path: Path,  # one file
     what: str,  # "quotes" or "trades"
@@ -260,20 +242,17 @@ def _load_one(
             raise DataError(f"{path.name} has a header and no rows: export it again")
         if what == "quotes":
             _refuse_columns(list(source.columns), path.name)
-        elif (signed := _signed_trades(source, want.session)) is not None:
-            signed.attrs.update(symbol=want.symbol or "", tz="UTC", source=str(path))
-            return signed
     try:
         out = load(source, **options)
     except ParameterError as e:
-        day = re.search(r"\d{4}-\d\d-\d\d", path.name)
+        day = _date_of_name(path)
         if "date is not given" not in str(e) or day is None:
             raise
-        out = load(source, **options, date=day[0])
+        out = load(source, **options, date=day)
     out.attrs["source"] = str(path)
     return out
 
-# %% ../../nbs/15_data.source.ipynb #80e01db3
+# %% ../../nbs/15_data.source.ipynb #af42fdaf
 def _sibling(
     path: Path,  # a file of quotes
 ) -> Path | None:  # its file of trades, if there
@@ -299,10 +278,10 @@ def _find_trades(
         return _load_one(beside, "trades", want, want.kind)
     if want.kind != "rda":
         return None
-    columns = [{str(c).strip().lower() for c in table.columns} for table in read_rda(path).values()]
-    return _load_one(path, "trades", want, "rda") if any("price" in c and c & {"size", "volume"} for c in columns) else None
+    there = any({"price", "size"} <= set(_known(table)) for table in read_rda(path).values())
+    return _load_one(path, "trades", want, "rda") if there else None
 
-# %% ../../nbs/15_data.source.ipynb #42cd7ea9
+# %% ../../nbs/15_data.source.ipynb #cbb5b166
 def _day_files(
     want: _Request,  # a folder or a file
     trades: bool = False,  # the files of trades instead
@@ -313,9 +292,9 @@ def _day_files(
         return [path]
     suffixes = _R if want.kind == "rda" else (f".{want.kind}", f".{want.kind}.gz")
     files = [p for p in sorted(path.iterdir()) if p.name.lower().endswith(suffixes) and ("trade" in p.name.lower()) == trades]
-    named = [p for p in files if want.symbol and p.name.startswith(f"{want.symbol}.")]
-    dated = {p: m[0] for p in files if (m := re.search(r"\d{4}-\d\d-\d\d", p.name))}
-    chosen = named or [p for p, date in dated.items() if want.wants(date)] or ([] if dated else files)
+    named = [p for p in files if want.symbol and re.match(rf"{re.escape(want.symbol)}[._-]", p.name)]
+    dated = {p: f"{day:%Y-%m-%d}" for p in named or files if (day := _date_of_name(p)) is not None}
+    chosen = sorted((p for p, date in dated.items() if want.wants(date)), key=lambda p: dated[p]) or ([] if dated else named or files)
     if not chosen:
         raise DataError(f"{path}: no {want.kind} file between start_date = {want.start} and end_date = {want.end}; "
                         f"there are {', '.join(sorted(set(dated.values()))[:10]) or 'none with quotes'}")
@@ -333,16 +312,20 @@ def _repairs(
 
 
 def _join(
-    parts: list[pd.DataFrame],  # one a file
+    parts: list[pd.DataFrame],  # one a file, in order of their dates
 ) -> pd.DataFrame:  # all, attributes merged
-    "Tables end to end; repairs are added up, notes kept once."
+    "Tables end to end; repairs are added up, notes kept once. Raises DataError when they overlap in time."
+    for before, after in zip(parts, parts[1:], strict=False):
+        if after["time"].iloc[0] < before["time"].iloc[-1]:
+            names = " and ".join(Path(p.attrs["source"]).name for p in (before, after))
+            raise DataError(f"{names} overlap in time, as files of two symbols do: give symbol=, or point at one file")
     out = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
     repairs = _repairs(*parts)
     notes = list(dict.fromkeys(n for part in parts for n in part.attrs.get("notes", [])))
     out.attrs = {**parts[0].attrs, "repairs": repairs, "notes": notes}
     return out
 
-# %% ../../nbs/15_data.source.ipynb #81fff073
+# %% ../../nbs/15_data.source.ipynb #55cff0fb
 def _open_tables(
     want: _Request,  # rda, parquet or csv
 ) -> _Pair:  # quotes, trades
@@ -364,6 +347,14 @@ def _open_tables(
         found = [_load_one(p, "trades", there, kind) for p in _day_files(there, trades=True)]
     return quotes, _join(found) if found else None
 
+# %% ../../nbs/15_data.source.ipynb #a3eecb6f
+def _no_venue(
+    want: _Request,  # of a source that holds one venue
+) -> None:
+    "Raise ParameterError when a venue is asked for that cannot be chosen."
+    if want.exchange is not None:
+        raise ParameterError(f"exchange = {want.exchange!r}: a {want.kind} source holds one venue; leave it out")
+
 
 def _open_lobster(
     want: _Request,  # zip, folder or file
@@ -371,22 +362,30 @@ def _open_lobster(
     "Quotes and trades of a LOBSTER day."
     if want.trades is not None:
         raise ParameterError(f"trades = {str(want.trades)!r}: a LOBSTER source has its own trades; leave it out")
+    if want.exchange is not None:
+        raise ParameterError(f"exchange = {want.exchange!r}: LOBSTER is one venue; leave it out")
     if want.tz not in ("auto", "America/New_York"):
         raise ParameterError(f"tz = {want.tz!r}: LOBSTER's clock is New York's; leave tz out")
+    _no_venue(want)
     day = load_lobster(want.path, date=want.start if want.start is not None and want.start == want.end else None)
     if want.symbol not in (None, day.symbol):
         raise ParameterError(f"symbol = {want.symbol!r} is not in {want.path.name}: it holds {day.symbol!r}")
     executed = day.messages["type"].isin([4, 5]).any()
     return day.quotes(), day.trades() if executed else None
 
-
+# %% ../../nbs/15_data.source.ipynb #ea014338
 def _open_sample(
     want: _Request,  # the word "sample"
 ) -> _Pair:  # quotes, trades
-    "The embedded sample; BIGT unless another symbol is asked for."
+    "The embedded sample; BIGT unless another symbol is asked for. Raises ParameterError for arguments that it cannot use."
+    _no_venue(want)
+    if want.tz not in ("auto", "America/New_York"):
+        raise ParameterError(f"tz = {want.tz!r}: the sample's clock is New York's; leave tz out")
+    if want.trades is not None:
+        raise ParameterError(f"trades = {str(want.trades)!r}: the sample has its own trades; leave it out")
     return load_sample(want.symbol or next(iter(SAMPLE_SPECS)))
 
-# %% ../../nbs/15_data.source.ipynb #ee45baa9
+# %% ../../nbs/15_data.source.ipynb #e3afbacb
 def _problems(
     want: _Request,  # what was asked
     quotes: pd.DataFrame,  # what was found
@@ -398,7 +397,7 @@ def _problems(
         out.append("no trades: intensity, markouts of real prints and trade-driven fills are not available; pass trades=")
     else:
         out += [f"trades: {n}" for n in trades.attrs.get("notes", [])]
-    if want.tz == "auto" and want.kind in ("rda", "csv") and want.session is not None:
+    if want.tz == "auto" and want.session is not None and quotes.attrs.get("zoned") is False:
         out.append(f"tz was not given: {quotes.attrs.get('tz')} is the zone that puts the stamps into {want.session[0]}-{want.session[1]} New York")
     if len(quotes) == 1:
         out.append("one quote only: nothing can be measured over time")
@@ -431,7 +430,7 @@ def open_source(
     return Market(quotes, prints, str(quotes.attrs.get("symbol", "")), str(quotes.attrs.get("tz", "UTC")), kind, str(path),
                   _repairs(quotes, prints), _problems(want, quotes, prints))
 
-# %% ../../nbs/15_data.source.ipynb #10527176
+# %% ../../nbs/15_data.source.ipynb #97e212c4
 def _symbols(
     path: Path,  # the source
     kind: str,  # its kind
@@ -444,9 +443,10 @@ def _symbols(
     found: set[str] = set()
     for file in _day_files(_Request(path, kind, None, "auto", None, None, None, None)):
         for table in (read_rda(file) if kind == "rda" else {"": _read_table(file, kind)}).values():
-            column = next((c for c in table.columns if str(c).strip().lower() in ("sym_root", "symbol", "sym", "ticker")), None)
-            if column is not None:
-                found |= {str(s).strip() for s in table[column].dropna().unique()}
+            known = _known(table)
+            if "symbol" in known:
+                labels = _symbol_labels(pd.DataFrame({c: table[known[c]] for c in ("symbol", "suffix") if c in known}).drop_duplicates())
+                found |= set(labels) - {""}
     return sorted(found)
 
 

@@ -102,7 +102,7 @@ def _reveal(
             trades[i, 3] = direction
     return stop
 
-# %% ../../nbs/13_data.synth.ipynb #b9e11912
+# %% ../../nbs/13_data.synth.ipynb #6992354a
 @njit
 def _tape_nb(s, seconds, anchor, e, pressure, sigma, step, orders, k, spreads, cumulative, size_rate, lots, spread_rate, trade_lots, informed, drift, every_s, decay_s, look_rate, Q, T):
     "One session in ticks, lots and microseconds into Q and T; (-1, ...) when they are too short."
@@ -149,7 +149,7 @@ def _tape_nb(s, seconds, anchor, e, pressure, sigma, step, orders, k, spreads, c
             last = max(int(t * 1e6), last + 1)
             ofi += _put_quote(Q, nq, last, b, a, qb, qa)
             nq += 1
-        while hit != 0:
+        while hit != 0 and nq < len(Q):
             anchor, e, last = anchor + hit * step, e - hit * step, max(int(t * 1e6), last + 1)
             ofi += _put_quote(Q, nq, last, b + hit * step, a + hit * step, _draw_lots(s, lots), _draw_lots(s, lots))
             nq, b, a, pending = nq + 1, b + hit * step, a + hit * step, _reveal(T, pending, nt, hit)
@@ -180,21 +180,22 @@ def _spread_law(
         raise ParameterError(f"spread_ticks = {spread_ticks!r}: the shares of time must be >= 0 and add up to 1")
     return ticks.astype(np.int64), share
 
-# %% ../../nbs/13_data.synth.ipynb #3c2874a9
+# %% ../../nbs/13_data.synth.ipynb #3aa51bfe
 def _session(
     kernel_args: tuple,  # everything of _tape_nb between the state and the two outputs
     state: np.ndarray,  # uint64[4]
     expected: tuple[float, float],  # rows expected of quotes and trades
 ) -> tuple:  # quote rows, trade rows, anchor, e, pressure
-    "Run one session, with room grown until it fits; the same state gives the same tape."
+    "Run one session, with room grown until it fits; the same state gives the same tape. Raises DataError when it never does."
     room = [int(n + 8 * math.sqrt(n) + 64) for n in expected]
-    while True:
+    for _ in range(8):
         Q, T = np.zeros((room[0], 5), dtype=np.int64), np.zeros((room[1], 7), dtype=np.int64)
         with np.errstate(over="ignore"):  # the streams wrap around, which plain Python remarks on
             nq, nt, anchor, e, pressure = _tape_nb(state.copy(), *kernel_args, Q, T)
         if nq > 0:
             return Q[:nq], T[:nt], anchor, e, pressure
         room = [2 * n for n in room]
+    raise DataError(f"the tape outgrew 128 times the {expected[0]:.0f} quotes expected: its price explodes; lower ofi_drift (price/unit)")
 
 # %% ../../nbs/13_data.synth.ipynb #a678b2a0
 def _frames(
@@ -226,7 +227,7 @@ def _days(
     return [int(to_ns(pd.DatetimeIndex([d + (first - first.normalize())]).tz_localize(tz))[0])
             for d in pd.bdate_range(first.normalize(), periods=days)]
 
-# %% ../../nbs/13_data.synth.ipynb #466bacda
+# %% ../../nbs/13_data.synth.ipynb #762326e9
 @dataclass(frozen=True)
 class _Spec:
     "The arguments of `make_tape`, checked."
@@ -257,6 +258,11 @@ class _Spec:
         for name in ("size_rate", "spread_rate"):
             check_nonnegative(name, getattr(self, name), unit="1/s")
         check_finite("ofi_drift", self.ofi_drift, unit="price/unit")
+        if self.move_ticks != int(self.move_ticks):
+            raise ParameterError(f"move_ticks = {self.move_ticks!r} (ticks) must be a whole number: the touch lives on the tick grid")
+        for name in ("mean_size", "trade_size"):
+            if getattr(self, name) < self.lot:
+                raise ParameterError(f"{name} = {getattr(self, name)!r} (units) must be at least lot = {self.lot!r}: sizes are whole lots")
         if not 0 <= self.informed <= 1:
             raise ParameterError(f"informed = {self.informed!r} must be a fraction between 0 and 1")
 
@@ -305,7 +311,7 @@ def _simulate(
         out.append(_frames(Q, T, open_ns, spec.tick, spec.lot))
     return out
 
-# %% ../../nbs/13_data.synth.ipynb #77d61d91
+# %% ../../nbs/13_data.synth.ipynb #3dd3fac8
 def make_tape(
     *,
     rng: np.random.Generator,  # the only source of randomness
@@ -332,11 +338,11 @@ def make_tape(
     open_time: str = "09:30",  # local
 ) -> SynthTape:  # quotes, trades, truth, marks
     "A tape of quotes and trades with known truth. Raises ParameterError; DataError when the price falls to zero."
-    if days < 1:
-        raise ParameterError(f"days = {days!r} must be >= 1")
+    if days < 1 or days != int(days):
+        raise ParameterError(f"days = {days!r} must be a whole number >= 1")
     spec = _Spec(seconds, mid0, tick, sigma, A, k, spread_ticks, move_ticks, informed, ofi_drift, ofi_every_s, ofi_decay_s,
                  size_rate, spread_rate, mean_size, trade_size, lot)
-    parts = _simulate(spec, _days(date, days, tz, open_time), rng_streams(days, rng=rng))
+    parts = _simulate(spec, _days(date, int(days), tz, open_time), rng_streams(int(days), rng=rng))
     quotes, trades, marks = (pd.concat(frames, ignore_index=True) for frames in zip(*parts, strict=True))
     for frame in (quotes, trades):
         frame.attrs.update(symbol="SYNTH", tz=tz, source="makerlab.data.synth")

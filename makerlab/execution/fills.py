@@ -110,7 +110,7 @@ def _poisson_fill_nb(stream: np.ndarray, rate: float, dt_s: float, room: float, 
     u, x = next_uniform(stream), rate * dt_s
     return room if u < x and u < -math.expm1(-x) else 0.0  # 1-exp(-x) <= x: most draws need no exponential
 
-# %% ../../nbs/52_execution.fills.ipynb #13d01251
+# %% ../../nbs/52_execution.fills.ipynb #20b9af1a
 class FillModel(Protocol):
     "What a backtest asks of a fill model."
 
@@ -130,6 +130,8 @@ def _check_latency(value: int) -> None:
     "A whole number of nanoseconds >= 0. Raises ParameterError."
     if isinstance(value, bool) or value != int(check_nonnegative("latency_ns", value, unit="ns")):
         raise ParameterError(f"latency_ns = {value!r} (ns) must be a whole number: 5 ms is 5_000_000")
+    if value > 10**17:  # three years; far more would overflow the int64 clock and arrive in the past
+        raise ParameterError(f"latency_ns = {value!r} (ns) must be <= 1e17: it is given in nanoseconds, 5 ms is 5_000_000")
 
 # %% ../../nbs/52_execution.fills.ipynb #bfaf8e0e
 @dataclass(frozen=True, kw_only=True)
@@ -183,13 +185,14 @@ class RelativeFills:
         size = f"counts of {self.trade_qty:g} units" if self.multi else "at most one fill a side and step"
         return f"relative Poisson, lambda0 = {self.lambda0:.6g}/s, alpha = {self.alpha:.6g}, {size}; independent of the mid"
 
-# %% ../../nbs/52_execution.fills.ipynb #1fc8351e
+# %% ../../nbs/52_execution.fills.ipynb #b1e829d5
 @dataclass(frozen=True, kw_only=True)
 class TradeFills:
     "Fills by trades that really printed: through our price, or at it behind the queue. Raises ParameterError."
 
     queue: str = "behind"  # "through" (pessimist), "behind" (displayed queue first), "front" (optimist)
     cancels_help: bool = False  # True: the queue ahead is never longer than what is displayed
+    crossing: bool = False  # True: a displayed quote that reaches our price fills us too, up to its size
     latency_ns: int = 0  # from decision to effect, ns
     kind: str = "trades"  # which loop
 
@@ -202,7 +205,8 @@ class TradeFills:
         "One line for the report."
         how = {"through": "only prints through our price", "behind": "prints through our price, and at it behind the displayed queue",
                "front": "prints at or through our price, nobody ahead (an upper bound)"}[self.queue]
-        return f"real trades: {how}" + ("; cancellations ahead help" if self.cancels_help and self.queue == "behind" else "")
+        return f"real trades: {how}" + ("; cancellations ahead help" if self.cancels_help and self.queue == "behind" else "") + (
+            "; and quotes that cross ours" if self.crossing else "")
 
 # %% ../../nbs/52_execution.fills.ipynb #0e0eb097
 def sign_trades(

@@ -6,7 +6,7 @@
 __all__ = ['STEP_UNITS', 'CLOCK_UNITS', 'sigma_slow', 'rolling_vol', 'to_price_sigma', 'VolatilityEstimator', 'realized_vol',
            'signature', 'features', 'event_features']
 
-# %% ../../nbs/22_features.volatility.ipynb #5543d012
+# %% ../../nbs/22_features.volatility.ipynb #c8283fe5
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +27,9 @@ from makerlab.core import (
     njit,
     to_ns,
 )
+from ..data.taq import SESSION_GAP_S, clock_marks, session_rows
 from .microprice import _column
-from .ofi import CONVENTIONS, OFICalculator, _events_nb, _rolling_sd_nb, _sessions, _times, clock_marks, ofi_buckets
+from .ofi import CONVENTIONS, OFICalculator, _events_nb, _rolling_sd_nb, _times, ofi_buckets
 from ..schema import validate_quotes
 
 # %% ../../nbs/22_features.volatility.ipynb #a952da65
@@ -49,13 +50,13 @@ def sigma_slow(
             out[i] = d.std(ddof=1) * math.sqrt(len(rows) / (t_s[i] - t_s[rows[0] - 1]))
     return out
 
-# %% ../../nbs/22_features.volatility.ipynb #85dc3679
+# %% ../../nbs/22_features.volatility.ipynb #cb32f802
 def _window_sigma(
     t_ns: np.ndarray,  # int64[n], sorted
     d: np.ndarray,  # float64[n], changes, the first NaN
     window_ns: int,  # ns
 ) -> np.ndarray:  # float64[n], per sqrt(s)
-    "The rolling sd of changes, scaled to a second; NaN until the window is full."
+    "The rolling sd of one session's changes, scaled to a second; NaN until the window is full."
     sd, count, first = _rolling_sd_nb(t_ns, d, window_ns)
     span = (t_ns - t_ns[np.maximum(first - 1, 0)]) * 1e-9
     full = t_ns - t_ns[:1] >= window_ns
@@ -82,13 +83,14 @@ def _row_sd(d: np.ndarray, n: int) -> np.ndarray:
         out[n:] = np.lib.stride_tricks.sliding_window_view(d[1:], n).std(axis=1, ddof=1)
     return out
 
-# %% ../../nbs/22_features.volatility.ipynb #cf24da4a
+# %% ../../nbs/22_features.volatility.ipynb #d49fb8ec
 def rolling_vol(
     mid: pd.Series,  # mids; indexed by UTC time for window_s
     *,
     window_s: float | None = None,  # a window of seconds (t - w, t], or
     window_returns: int | None = None,  # a window of so many changes
     kind: str = "price",  # "price" (changes) or "return" (log-returns)
+    gap_s: float = SESSION_GAP_S,  # a window of seconds starts anew after a longer gap, s
 ) -> pd.Series:  # per sqrt(s) for window_s, per step for window_returns; attrs["unit"] says which
     "Rolling volatility without look-ahead, NaN until the window is full (@eq-sigma). Raises ParameterError, DataError."
     check_choice("kind", kind, ("price", "return"))
@@ -96,15 +98,16 @@ def rolling_vol(
         raise ParameterError(f"give one of window_s = {window_s!r} (s) and window_returns = {window_returns!r} (changes)")
     d = _changes(mid, kind)
     if window_returns is not None:
-        if int(window_returns) != window_returns or window_returns < 2:
+        if not (window_returns >= 2 and float(window_returns).is_integer()):
             raise ParameterError(f"window_returns = {window_returns!r} must be a whole number >= 2")
         out, unit = _row_sd(d, int(window_returns)), STEP_UNITS[kind]
     else:
         if not isinstance(mid.index, pd.DatetimeIndex):
             raise DataError("mid must be indexed by UTC time for a window in seconds: use mid(quotes), or window_returns")
-        t = to_ns(mid.index)
-        _sessions(t, 1e9)  # refuses an empty or unsorted clock
-        out, unit = _window_sigma(t, d, round(check_positive("window_s", 0.0 if window_s is None else window_s, unit="s") * 1e9)), CLOCK_UNITS[kind]
+        t, window = to_ns(mid.index), round(check_positive("window_s", 0.0 if window_s is None else window_s, unit="s") * 1e9)
+        parts = session_rows(t, gap_s=gap_s)
+        d[[a for a, _ in parts]] = np.nan  # no change leads over a night
+        out, unit = np.concatenate([_window_sigma(t[a:b], d[a:b], window) for a, b in parts]), CLOCK_UNITS[kind]
     series = pd.Series(out, index=mid.index, name="sigma")
     series.attrs["unit"] = unit
     return series
@@ -123,10 +126,10 @@ def to_price_sigma(
     out.attrs["unit"] = PRICE_VOL_UNIT if unit == RETURN_VOL_UNIT else STEP_UNITS["price"]
     return out
 
-# %% ../../nbs/22_features.volatility.ipynb #95c7453e
+# %% ../../nbs/22_features.volatility.ipynb #ec608424
 @dataclass(frozen=True)
 class VolatilityEstimator:
-    "Seed 000's estimator over a window of seconds; NaN until the window is full, never filled from later."
+    "Rolling volatility over a window of seconds; NaN until the window is full, never filled from later."
 
     window_seconds: float = 60.0  # s
     kind: str = "price"  # "price" or "return"
@@ -142,28 +145,36 @@ class VolatilityEstimator:
             series = series.set_axis(from_ns(to_ns(times)))
         return rolling_vol(series, window_s=self.window_seconds, kind=self.kind)
 
-# %% ../../nbs/22_features.volatility.ipynb #c382e191
+# %% ../../nbs/22_features.volatility.ipynb #1426783d
+def _one_session(
+    mid: pd.Series,  # indexed by UTC time
+) -> np.ndarray:  # int64 ns
+    "The clock of mids without a night in them. Raises DataError."
+    t = to_ns(mid.index)
+    if len(session_rows(t)) > 1:
+        raise DataError(f"mid: nights lie between its {len(session_rows(t))} sessions, which would count as time without moves: pass one session at a time")
+    return t
+
+
 def realized_vol(
     mid: pd.Series,  # indexed by UTC time
     *,
     every_s: float | None = None,  # sample on this clock first; default every row as it is
     kind: str = "price",  # "price" or "return"
 ) -> float:  # per sqrt(s)
-    "The square root of summed squared changes per second. Raises DataError for fewer than two mids or no time between them."
+    "The square root of one session's summed squared changes per second. Raises DataError for nights, or fewer than two moments; ParameterError."
     check_choice("kind", kind, ("price", "return"))
-    t = to_ns(mid.index)
+    t = _one_session(mid)
     if t.size < 2 or t[-1] <= t[0]:
-        raise DataError(f"mid: {t.size} row(s) that span {0 if not t.size else (t[-1] - t[0]) * 1e-9:g} s: two moments are needed")
+        raise DataError(f"mid: {t.size} row(s) that span {(t[-1] - t[0]) * 1e-9:g} s: two moments are needed")
     d = _changes(mid, kind)[1:]
     if every_s is not None:
-        marks = np.arange(t[0], t[-1] + 1, round(check_positive("every_s", every_s, unit="s") * 1e9))
-        rows = np.searchsorted(t, marks, side="right") - 1
-        d, t = np.diff(np.r_[0.0, np.cumsum(d)][rows]), marks
-        if not d.size:
-            raise DataError(f"every_s = {every_s!r} s is longer than the tape")
+        first = from_ns(t[:1])[0]
+        marks = clock_marks(t, every_s=every_s, start=first, end=from_ns(t[-1:])[0])
+        d, t = np.diff(np.r_[0.0, np.cumsum(d)][np.searchsorted(t, marks, side="right") - 1]), marks
     return math.sqrt(float(d @ d) / ((t[-1] - t[0]) * 1e-9))
 
-# %% ../../nbs/22_features.volatility.ipynb #46d5a096
+# %% ../../nbs/22_features.volatility.ipynb #e0cbcce9
 def _block_sigma(
     m: np.ndarray,  # mids on the fine clock
     lag: int,  # steps of the fine clock
@@ -190,8 +201,8 @@ def signature(
     alpha: float = 0.05,  # 1 - level
 ) -> pd.DataFrame:  # lag_s, sigma, lower, upper (price/sqrt(s)), blocks
     "Volatility against the span of the changes. Raises ParameterError or DataError."
-    t, m = to_ns(mid.index), mid.to_numpy(dtype=np.float64)
-    _changes(mid, "price")
+    t, m = _one_session(mid), mid.to_numpy(dtype=np.float64)
+    _changes(mid, "price")  # refuses holes
     marks = clock_marks(t, every_s=step_s, start=from_ns(t[:1])[0])[:-1]
     m = m[np.searchsorted(t, marks, side="right") - 1]
     out = []
@@ -202,7 +213,7 @@ def signature(
         out.append([lag * step_s, *_block_sigma(m, lag, step_s, blocks, alpha)])
     return pd.DataFrame(out, columns=["lag_s", "sigma", "lower", "upper", "blocks"])
 
-# %% ../../nbs/22_features.volatility.ipynb #e3a87953
+# %% ../../nbs/22_features.volatility.ipynb #bf10d8bd
 def _session_features(q: pd.DataFrame, t: np.ndarray, marks: np.ndarray, every_s: float, calc: OFICalculator) -> pd.DataFrame:
     "The features of one session."
     out = ofi_buckets(q, every_s=every_s, start=from_ns(marks[:1])[0], end=from_ns(marks[-1:])[0], convention=calc.convention)
@@ -227,7 +238,7 @@ def features(
     end: Any = None,  # last mark
     convention: str = "cks",  # of OFI
     floor: float = 1.0,  # least s.d. of OFI to divide by, units
-    gap_s: float = 4 * 3600.0,  # a longer gap starts a new session, s
+    gap_s: float = SESSION_GAP_S,  # a longer gap starts a new session, s
 ) -> pd.DataFrame:  # time mid spread imbalance weighted_mid ofi (units) ofi_norm sigma (price/sqrt(s))
     "What is known at each clock mark, from quotes at or before it; NaN in burn-in. Raises DataError or ParameterError."
     calc = OFICalculator(window_s=window_s, floor=floor, convention=convention)
@@ -235,19 +246,19 @@ def features(
         raise ParameterError(f"window_s = {window_s!r} s must hold at least two steps of every_s = {every_s!r} s")
     q = validate_quotes(quotes)
     t = _times(q)
-    parts = _sessions(t, gap_s) if start is None and end is None else [(0, t.size)]
+    parts = session_rows(t, gap_s=gap_s) if start is None and end is None else [(0, t.size)]
     out = [_session_features(q.iloc[a:b], t[a:b], clock_marks(t[a:b], every_s=every_s, start=start, end=end), every_s, calc) for a, b in parts]
     table = pd.concat(out, ignore_index=True)
     table.attrs.update(quotes.attrs | {"every_s": every_s, "window_s": window_s, "unit_sigma": PRICE_VOL_UNIT})
     return table
 
-# %% ../../nbs/22_features.volatility.ipynb #12917379
+# %% ../../nbs/22_features.volatility.ipynb #ec300b7b
 @njit
-def _event_features_nb(t_ns, bid, bid_size, ask, ask_size, window_ns, per_second, ofi, sigma, wmid):
+def _event_features_nb(t_ns, bid, bid_size, ask, ask_size, window_ns, per_second, gap_ns, ofi, sigma, wmid):
     "OFI, rolling s.d. of mid changes (raw, or per sqrt(s) after burn-in) and weighted mid of each quote; the first unsorted row, or -1."
     n = bid.size
     old1, old2 = np.empty(n + 1), np.empty(n + 1)
-    lo, cut, base, new1, new2 = 1, 1, 1, 0.0, 0.0
+    start, lo, cut, base, new1, new2 = 0, 1, 1, 1, 0.0, 0.0
     b0, a0, qb0, qa0 = bid[0], ask[0], bid_size[0], ask_size[0]
     ofi[0], sigma[0] = np.nan, np.nan
     wmid[0] = (b0 * qa0 + a0 * qb0) / (qb0 + qa0) if qb0 + qa0 > 0.0 else np.nan
@@ -256,6 +267,11 @@ def _event_features_nb(t_ns, bid, bid_size, ask, ask_size, window_ns, per_second
             return i
         b, a, qb, qa = bid[i], ask[i], bid_size[i], ask_size[i]
         wmid[i] = (b * qa + a * qb) / (qb + qa) if qb + qa > 0.0 else np.nan
+        if t_ns[i] - t_ns[i - 1] > gap_ns:  # a new session starts as the tape did
+            start, lo, cut, base, new1, new2 = i, i + 1, i + 1, i + 1, 0.0, 0.0
+            b0, a0, qb0, qa0 = b, a, qb, qa
+            ofi[i], sigma[i] = np.nan, np.nan
+            continue
         x = qb if b >= b0 else 0.0
         x -= qb0 if b <= b0 else 0.0
         x -= qa if a <= a0 else 0.0
@@ -281,17 +297,18 @@ def _event_features_nb(t_ns, bid, bid_size, ask, ask_size, window_ns, per_second
         v = max(s2 - s1 * s1 / k, 0.0) / max(k - 1, 1)
         if per_second:
             span = (t_ns[i] - t_ns[lo - 1]) * 1e-9
-            v = v * k / span if span > 0.0 and t_ns[i] - t_ns[0] >= window_ns else np.nan
+            v = v * k / span if span > 0.0 and t_ns[i] - t_ns[start] >= window_ns else np.nan
         sigma[i] = math.sqrt(v) if k > 1 else np.nan
     return -1
 
-# %% ../../nbs/22_features.volatility.ipynb #b8652d57
+# %% ../../nbs/22_features.volatility.ipynb #1bc8453b
 def event_features(
     quotes: pd.DataFrame,  # time, bid, ask, bid_size, ask_size; validated already
     *,
     window_s: float = 60.0,  # of sigma, s
     convention: str = "cks",  # of OFI
     per: str = "second",  # sigma per sqrt("second") with burn-in, or the plain s.d. per "event"
+    gap_s: float = SESSION_GAP_S,  # a longer gap starts a new session, s
 ) -> pd.DataFrame:  # time, ofi (units), sigma (price/sqrt(s), or price), weighted_mid (price)
     "OFI, rolling volatility and weighted mid at every quote, in one pass. Raises DataError or ParameterError."
     check_choice("convention", convention, CONVENTIONS)
@@ -302,10 +319,11 @@ def event_features(
         raise DataError("quotes: 0 rows, there is nothing to measure")
     out = [np.empty(t.size) for _ in range(3)]
     columns = [_column(quotes, c) for c in ("bid", "bid_size", "ask", "ask_size")]
-    bad = _event_features_nb(t, *columns, window_ns, per == "second", *out)
+    gap_ns = round(check_positive("gap_s", gap_s, unit="s") * 1e9)
+    bad = _event_features_nb(t, *columns, window_ns, per == "second", gap_ns, *out)
     if bad >= 0:
         raise DataError(f"quotes: time is earlier than the row before (unsorted) at row {bad}: sort by time, keeping the order of ties")
     if convention == "ccz":
-        out[0] = _events_nb(*columns, True)
+        out[0] = np.where(np.isnan(out[0]), np.nan, _events_nb(*columns, True))
     return pd.DataFrame({"time": quotes["time"].reset_index(drop=True),
                          "ofi": out[0], "sigma": out[1], "weighted_mid": out[2]}, copy=False)

@@ -178,7 +178,7 @@ def hjb_residual(
     remainder = [np.expm1(-k * depth) + k * depth for depth in (h + skew, h - skew)]
     return A / (k + gamma) * (remainder[0] + remainder[1])
 
-# %% ../../nbs/30_models.avellaneda_stoikov.ipynb #9aa70ba8
+# %% ../../nbs/30_models.avellaneda_stoikov.ipynb #d8a86e69
 def saturation_time(
     *,
     gamma: float,  # risk aversion, 1/(price*unit)
@@ -186,11 +186,12 @@ def saturation_time(
     A: float,  # fills per second at the mid, 1/s
     k: float,  # decay of the fill rate, 1/price
 ) -> float:  # s
-    "Time to go beyond which the true optimal quotes have stopped moving. Raises ParameterError, UnitError."
+    "The time scale tau* on which the true optimal quotes stop moving: tau is worth tau* tanh(tau/tau*). Raises ParameterError, UnitError."
     check_positive("A", A, unit="1/s")
+    price_vol = check_positive("sigma", price_sigma(sigma), unit="price/sqrt(s)", remedy="give one number, not a series")
     base = base_depth(gamma=gamma, k=k)
     exponent = math.log1p(gamma / k) + k * base
-    return math.exp(0.5 * exponent) / (math.sqrt(2.0 * k * A * gamma) * math.sqrt(_sigma2(sigma)))
+    return math.exp(0.5 * exponent) / (math.sqrt(2.0 * k * A * gamma) * price_vol)
 
 # %% ../../nbs/30_models.avellaneda_stoikov.ipynb #a127b490
 def optimal_depth_power(
@@ -298,7 +299,7 @@ def quote_schedule(
     skew = np.asarray(inventory_skew(1.0, gamma=gamma, sigma=sigma, tau_s=tau), dtype=np.float64)
     return (half, skew) if policy == "inventory" else (np.full(n_steps, half.mean()), np.zeros(n_steps))
 
-# %% ../../nbs/30_models.avellaneda_stoikov.ipynb #399a9b5c
+# %% ../../nbs/30_models.avellaneda_stoikov.ipynb #87af3120
 def moments_of_quotes(
     half: np.ndarray,  # half-spread at each step, price
     skew: np.ndarray,  # lean per unit held at each step, price per unit
@@ -313,7 +314,7 @@ def moments_of_quotes(
     check_choice("fill", fill, _FILLS)
     check_positive("A", A, unit="1/s")
     check_positive("k", k, unit="1/price")
-    half, skew = np.ascontiguousarray(half, dtype=np.float64), np.ascontiguousarray(skew, dtype=np.float64)
+    half, skew = (np.ascontiguousarray(_values(n, x, "price")) for n, x in (("half", half), ("skew", skew)))
     if half.shape != skew.shape or half.ndim != 1:
         raise ParameterError(f"half and skew have shapes {half.shape} and {skew.shape}: give one number a step in each")
     dt = _check_steps(horizon, half.size)

@@ -7,7 +7,7 @@ __all__ = ['STRATEGIES', 'reservation_with_ofi', 'half_spread_with_ofi', 'clip_s
            'cap_sizes', 'naive', 'avellaneda_stoikov', 'avellaneda_stoikov_ofi', 'QuoteParams', 'gamma_for_skew',
            'gamma_for_half_life', 'params_from_market']
 
-# %% ../../nbs/34_models.quoting.ipynb #1772df3f
+# %% ../../nbs/34_models.quoting.ipynb #05f7f646
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core import ParameterError, TickGrid, UnitError, check_finite, check_nonnegative, check_positive, njit, price_sigma
+from ..core import _GRID_SLACK, ParameterError, TickGrid, check_finite, check_nonnegative, check_positive, njit, price_sigma
 from ..schema import new_params, strategy
 
 # %% ../../nbs/34_models.quoting.ipynb #b0b3be9b
@@ -128,15 +128,15 @@ def cap_sizes(
     return _room_nb(check_positive("qty", qty, unit="units"), check_finite("inventory", inventory, unit="units"),
                     check_positive("max_inventory", max_inventory, unit="units"))
 
-# %% ../../nbs/34_models.quoting.ipynb #941580d2
+# %% ../../nbs/34_models.quoting.ipynb #98b33c8f
 @njit
 def _legal_nb(bid: float, ask: float, best_bid: float, best_ask: float, tick: float) -> tuple[int, int]:
-    "Rounded and post-only prices in ticks; the slack is that of core.TickGrid."
-    bid_ticks, ask_ticks = math.floor(bid / tick + 1e-6), math.ceil(ask / tick - 1e-6)
+    "Rounded and post-only prices in ticks: `round_to_ticks` and `post_only` without leaving compiled code."
+    bid_ticks, ask_ticks = math.floor(bid / tick + _GRID_SLACK), math.ceil(ask / tick - _GRID_SLACK)
     if math.isfinite(best_ask):
-        bid_ticks = min(bid_ticks, math.ceil(best_ask / tick - 1e-6) - 1)
+        bid_ticks = min(bid_ticks, math.ceil(best_ask / tick - _GRID_SLACK) - 1)
     if math.isfinite(best_bid):
-        ask_ticks = max(ask_ticks, math.floor(best_bid / tick + 1e-6) + 1)
+        ask_ticks = max(ask_ticks, math.floor(best_bid / tick + _GRID_SLACK) + 1)
     if ask_ticks <= bid_ticks:  # a zero width on a grid price: part by one tick on each side
         return bid_ticks - 1, ask_ticks + 1
     return bid_ticks, ask_ticks
@@ -179,7 +179,7 @@ def avellaneda_stoikov_ofi(state: Any, params: Any) -> tuple[int, int, float, fl
 # %% ../../nbs/34_models.quoting.ipynb #1c65bd34
 STRATEGIES: dict[str, Any] = {"naive": naive, "as": avellaneda_stoikov, "as-ofi": avellaneda_stoikov_ofi}  # by the names the command line uses
 
-# %% ../../nbs/34_models.quoting.ipynb #1e80e94f
+# %% ../../nbs/34_models.quoting.ipynb #5a0b60f2
 _UNITS = {"gamma": "1/(price*unit)", "k": "1/price", "A": "1/s", "kappa": "price per OFI-sigma", "eta": "price per OFI-sigma", "half_spread": "price",
           "min_spread_bps": "bps of mid", "max_spread_bps": "bps of mid", "qty": "units", "max_inventory": "units"}
 
@@ -198,6 +198,10 @@ class QuoteParams:
     max_spread_bps: float = 50.0  # total spread at most, bps of mid; inf for none
     qty: float = 100.0  # size of a quote, units
     max_inventory: float = 1000.0  # limit on |inventory|, units
+    x0: float = 0.0  # x0 to x3 are free: numbers, in your own units, for a strategy of your own
+    x1: float = 0.0  # free
+    x2: float = 0.0  # free
+    x3: float = 0.0  # free
 
     def __post_init__(self) -> None:
         for name in ("gamma", "k", "half_spread", "qty", "max_inventory"):

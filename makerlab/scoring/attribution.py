@@ -6,7 +6,7 @@
 __all__ = ['attribute_slow', 'Attribution', 'attribute', 'markouts', 'markouts_by_time', 'adverse_selection', 'censored',
            'carve_out', 'plot_markouts']
 
-# %% ../../nbs/61_scoring.attribution.ipynb #b85c45c6
+# %% ../../nbs/61_scoring.attribution.ipynb #03be9f8d
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from ..core import NS_PER_S, DataError, ParameterError, check_positive, from_ns, njit, to_ns
+from ..data.taq import quote_before
+from .metrics import need_columns, refuse_rows
 
 # %% ../../nbs/61_scoring.attribution.ipynb #8ce2c795
 def attribute_slow(
@@ -65,15 +67,7 @@ def _attribute_nb(step, side, price, qty, mark, fee, mids, q0, cash0):
         q_out[t], cash_out[t] = q, cash
     return q_out, cash_out, spread, carried, fees
 
-# %% ../../nbs/61_scoring.attribution.ipynb #f839c049
-def _bad_rows(what: str, bad: np.ndarray, values: Any, remedy: str) -> None:
-    "Raise DataError naming the first bad rows of a column; do nothing when there are none."
-    rows = np.flatnonzero(bad)
-    if rows.size:
-        shown = ", ".join(f"row {r}: {np.asarray(values)[r]!s}" for r in rows[:3])
-        raise DataError(f"{what}: {rows.size} bad row(s), {shown}: {remedy}")
-
-
+# %% ../../nbs/61_scoring.attribution.ipynb #af475b14
 def _mid_array(
     mids: Any,  # Series, array, or DataFrame with a column mid
 ) -> np.ndarray:  # float64
@@ -82,39 +76,43 @@ def _mid_array(
     out = np.ascontiguousarray(values, dtype=np.float64)
     if out.ndim != 1 or not out.size:
         raise DataError("mids is empty: at least one mid is needed to value a position")
-    _bad_rows("mids", ~np.isfinite(out), out, "drop or fill these steps before scoring")
+    refuse_rows("mids", ~np.isfinite(out), out, remedy="drop or fill these steps before scoring")
     return out
 
-# %% ../../nbs/61_scoring.attribution.ipynb #026cb68d
+# %% ../../nbs/61_scoring.attribution.ipynb #7e69ac2c
 _NEEDED = ("side", "price", "qty")
 
 
 def _fill_columns(fills: pd.DataFrame) -> dict[str, np.ndarray]:
     "side, price, qty, fee as float64. Raises DataError for missing columns, bad sides, prices, sizes or fees."
-    lacking = [c for c in _NEEDED if c not in fills.columns]
-    if lacking:
-        raise DataError(f"fills lacks column(s) {', '.join(lacking)}; it has {', '.join(map(str, fills.columns))}")
+    need_columns(fills, _NEEDED, what="fills")
     out = {c: np.ascontiguousarray(fills[c], dtype=np.float64) for c in _NEEDED}
     out["fee"] = np.ascontiguousarray(fills["fee"], dtype=np.float64) if "fee" in fills else np.zeros(len(fills))
-    _bad_rows("fills.side", np.abs(out["side"]) != 1, out["side"], "use +1 for a buy and -1 for a sell")
-    _bad_rows("fills.price", ~np.isfinite(out["price"]), out["price"], "a fill has a price")
-    _bad_rows("fills.qty", ~(np.isfinite(out["qty"]) & (out["qty"] > 0)), out["qty"], "sizes are positive; the sign is in side")
-    _bad_rows("fills.fee", ~np.isfinite(out["fee"]), out["fee"], "write 0 for no fee; a rebate is negative")
+    refuse_rows("fills.side", np.abs(out["side"]) != 1, out["side"], remedy="use +1 for a buy and -1 for a sell")
+    refuse_rows("fills.price", ~np.isfinite(out["price"]), out["price"], remedy="a fill has a price")
+    refuse_rows("fills.qty", ~(np.isfinite(out["qty"]) & (out["qty"] > 0)), out["qty"], remedy="sizes are positive; the sign is in side")
+    refuse_rows("fills.fee", ~np.isfinite(out["fee"]), out["fee"], remedy="write 0 for no fee; a rebate is negative")
+    return out
+
+
+def _given_marks(fills: pd.DataFrame) -> np.ndarray:
+    "Each fill's own mark, NaN where it has none. Raises DataError for infinite ones."
+    out = fills["mid"].to_numpy(dtype=np.float64) if "mid" in fills else np.full(len(fills), np.nan)
+    refuse_rows("fills.mid", np.isinf(out), out, remedy="leave an unknown mark missing (NaN)")
     return out
 
 
 def _step_columns(fills: pd.DataFrame, mids: np.ndarray) -> dict[str, np.ndarray]:
     "`_fill_columns` plus step and mark. Raises DataError for steps off the tape or out of order."
-    if "step" not in fills:
-        raise DataError(f"fills lacks column step; it has {', '.join(map(str, fills.columns))}")
+    need_columns(fills, ("step",), what="fills")
     out = _fill_columns(fills)
     raw = fills["step"].to_numpy(dtype=np.float64)
-    _bad_rows("fills.step", ~((raw >= 0) & (raw < len(mids)) & (raw == np.floor(raw))), raw, f"steps are whole, 0 to {len(mids) - 1}")
+    refuse_rows("fills.step", ~((raw >= 0) & (raw < len(mids)) & (raw == np.floor(raw))), raw, remedy=f"steps are whole, 0 to {len(mids) - 1}")
     out["step"] = np.ascontiguousarray(raw, dtype=np.int64)
-    _bad_rows("fills.step", np.r_[False, np.diff(out["step"]) < 0], out["step"], "sort the fills by step, in the order they happened")
+    refuse_rows("fills.step", np.r_[False, np.diff(out["step"]) < 0], out["step"], remedy="sort the fills by step, in the order they happened")
     at_step = mids[out["step"]]
-    mark = fills["mid"].to_numpy(dtype=np.float64) if "mid" in fills else at_step
-    out["mark"] = np.ascontiguousarray(np.where(np.isfinite(mark), mark, at_step))
+    mark = _given_marks(fills)
+    out["mark"] = np.ascontiguousarray(np.where(np.isnan(mark), at_step, mark))
     return out
 
 # %% ../../nbs/61_scoring.attribution.ipynb #d2e33457
@@ -189,7 +187,7 @@ def _check_horizons(name: str, horizons: Sequence[float], unit: str) -> list[flo
         raise ParameterError(f"{name} = {list(horizons)!r} ({unit}) must be one or more distinct numbers > 0")
     return out
 
-# %% ../../nbs/61_scoring.attribution.ipynb #9dab4eea
+# %% ../../nbs/61_scoring.attribution.ipynb #d6ce0987
 def markouts(
     fills: pd.DataFrame,  # FILLS, as for `attribute`
     mids: Any,  # mid at each step, price
@@ -199,10 +197,10 @@ def markouts(
     "What each fill earned from the mid at the fill to the mid `h` steps on. Raises ParameterError for horizons not whole or < 1."
     m = _mid_array(mids)
     f = _step_columns(fills, m)
-    if any(h != int(h) for h in horizons):
+    steps, tables = _check_horizons("horizons", horizons, "steps"), []
+    if any(h != int(h) for h in steps):
         raise ParameterError(f"horizons = {list(horizons)!r} (steps) must be whole: use markouts_by_time for seconds")
-    tables = []
-    for h in _check_horizons("horizons", horizons, "steps"):
+    for h in steps:
         target = f["step"] + int(h)
         later = np.where(target < m.size, m[np.minimum(target, m.size - 1)], np.nan)
         tables.append(_markout_table(f, {"step": f["step"]}, later, int(h)))
@@ -210,7 +208,7 @@ def markouts(
     out.attrs["horizon_unit"] = "steps"
     return out
 
-# %% ../../nbs/61_scoring.attribution.ipynb #8cade6ec
+# %% ../../nbs/61_scoring.attribution.ipynb #39b1ee8b
 def _mid_series(mid: Any) -> tuple[np.ndarray, np.ndarray]:
     "Time (ns) and mid arrays of a Series indexed by time or a DataFrame with time and mid. Raises DataError."
     if isinstance(mid, pd.DataFrame):
@@ -218,10 +216,10 @@ def _mid_series(mid: Any) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(mid, pd.Series) or not isinstance(mid.index, pd.DatetimeIndex):
         raise DataError("mid must be a Series indexed by zone-aware time, or a DataFrame with columns time and mid")
     t, m = to_ns(mid.index), _mid_array(mid)
-    _bad_rows("mid times", np.r_[False, np.diff(t) < 0], t, "sort by time")
+    refuse_rows("mid times", np.r_[False, np.diff(t) < 0], t, remedy="sort by time")
     return t, m
 
-# %% ../../nbs/61_scoring.attribution.ipynb #a7356cc7
+# %% ../../nbs/61_scoring.attribution.ipynb #a5857076
 def markouts_by_time(
     fills: pd.DataFrame,  # FILLS with a column time; mid = the mark, else the last mid strictly before the fill
     mid: Any,  # Series indexed by UTC time, or DataFrame with time and mid; price
@@ -232,21 +230,20 @@ def markouts_by_time(
     "Markouts against the last mid at or before fill time + h. Raises DataError for unmarked fills with no earlier mid."
     t, m = _mid_series(mid)
     f = _fill_columns(fills)
-    if "time" not in fills:
-        raise DataError("fills lacks column time: use markouts for horizons in steps")
-    at = to_ns(fills["time"])
-    given = fills["mid"].to_numpy(dtype=np.float64) if "mid" in fills else np.full(len(fills), np.nan)
-    before = np.searchsorted(t, at, side="left") - 1
-    _bad_rows("fills.time", ~np.isfinite(given) & (before < 0), fills["time"].to_numpy(), "no mid comes before these fills; give their mark in a column mid")
+    need_columns(fills, ("time",), what="fills")
+    at, given = to_ns(fills["time"]), _given_marks(fills)
+    before = quote_before(at, t)
+    refuse_rows("fills.time", np.isnan(given) & (before < 0), fills["time"].to_numpy(), remedy="no mid comes before these fills; give their mark in a column mid")
     ends = np.r_[np.flatnonzero(np.diff(t) > check_positive("session_gap_s", session_gap_s, unit="s") * NS_PER_S), t.size - 1]
     here = np.maximum(np.searchsorted(t, at, side="right") - 1, 0)
     close = t[ends[np.searchsorted(ends, here)]]  # the last quote of the fill's session
-    f["mark"] = np.where(np.isfinite(given), given, m[before])
+    f["mark"] = np.where(np.isnan(given), m[before], given)
     where = {"time": from_ns(at)} | ({"step": fills["step"].to_numpy()} if "step" in fills else {})
     tables = []
     for h in _check_horizons("horizons_s", horizons_s, "s"):
-        target = at + np.int64(round(h * NS_PER_S))
-        later = np.where(target <= close, m[np.searchsorted(t, target, side="right") - 1], np.nan)
+        target = at + np.int64(round(min(h, 1e9) * NS_PER_S))  # 30 years are past every session's end
+        last = np.searchsorted(t, target, side="right") - 1
+        later = np.where((last >= 0) & (target <= close), m[last], np.nan)
         tables.append(_markout_table(f, where, later, h))
     out = pd.concat(tables, ignore_index=True)
     out.attrs["horizon_unit"] = "s"
@@ -268,7 +265,7 @@ def _cluster_se(cost: np.ndarray, qty: np.ndarray, block: np.ndarray) -> tuple[f
     g = sums.size
     return (math.sqrt(g / (g - 1) * (sums**2).sum()) / float(qty.sum()), g) if g >= 5 else (math.nan, g)
 
-# %% ../../nbs/61_scoring.attribution.ipynb #e90b10d7
+# %% ../../nbs/61_scoring.attribution.ipynb #0c33c745
 def adverse_selection(
     table: pd.DataFrame,  # from `markouts` or `markouts_by_time`
     *,
@@ -299,10 +296,10 @@ def adverse_selection(
 def censored(
     table: pd.DataFrame,  # from `markouts` or `markouts_by_time`
 ) -> pd.Series:  # count by horizon
-    "How many fills have no mid `h` later."
+    "How many fills have no mid `h` later, by horizon."
     return table["markout_pnl"].isna().groupby(table["horizon"]).sum().astype(int).rename("censored")
 
-# %% ../../nbs/61_scoring.attribution.ipynb #abef7c19
+# %% ../../nbs/61_scoring.attribution.ipynb #d2128005
 def carve_out(
     fills: pd.DataFrame,  # FILLS, as for `attribute`
     mids: Any,  # mid at each step, price
@@ -310,7 +307,7 @@ def carve_out(
     horizons: Sequence[int],  # steps
     q0: float = 0.0,  # opening position, units
 ) -> pd.DataFrame:  # one row a horizon; the parts add up to inventory_pnl
-    "Inventory P&L cut at horizon h: opening position, first h steps of each fill (minus adverse selection), later, censored fills."
+    "Inventory P&L cut at horizon h: opening position, first h steps of each fill (minus adverse selection), later, censored. Raises as `markouts`."
     m, table = _mid_array(mids), markouts(fills, mids, horizons=horizons)
     whole = table["side"] * (m[-1] - table["mark"]) * table["qty"]
     gone = table["markout_pnl"].isna()

@@ -18,7 +18,7 @@ from scipy import stats
 
 from ..core import DataError, ParameterError, check_choice, check_positive
 
-# %% ../../nbs/62_scoring.inference.ipynb #63fc8e46
+# %% ../../nbs/62_scoring.inference.ipynb #5363e01a
 @dataclass(frozen=True)
 class Interval:
     "An estimate that carries its interval and how that was made."
@@ -36,17 +36,21 @@ class Interval:
     def __str__(self) -> str:
         "`12.3 [4.5, 20.1] currency (95 %, ...)`."
         unit = f" {self.unit}" if self.unit else ""
-        return (f"{self.estimate:,.4g} [{self.lo:,.4g}, {self.hi:,.4g}]{unit} "
+        number = lambda v: f"{v:,.0f}" if 1e3 <= abs(v) < 1e15 else f"{v:.4g}"  # noqa: E731
+        return (f"{number(self.estimate)} [{number(self.lo)}, {number(self.hi)}]{unit} "
                 f"({100 * self.level:g} %, {self.method}, block {self.block:.3g} of n = {self.n:,})")
 
     def contains(self, value: float) -> bool:  # True when lo <= value <= hi
         "Whether a value is compatible with the data."
         return bool(self.lo <= value <= self.hi)
 
-# %% ../../nbs/62_scoring.inference.ipynb #c97e0e18
+# %% ../../nbs/62_scoring.inference.ipynb #762905cc
 def _observations(x: np.ndarray | pd.Series | pd.DataFrame) -> np.ndarray:
     "float64, one row an observation. Raises DataError when fewer than two or not finite."
-    out = np.ascontiguousarray(x, dtype=np.float64)
+    try:
+        out = np.ascontiguousarray(x, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"x is not a table of numbers (got {type(x).__name__}): give one number, or one row of numbers, an observation") from None
     if out.ndim not in (1, 2) or out.shape[0] < 2:
         raise DataError(f"x has {out.shape[0] if out.ndim else 0} observation(s): at least 2 are needed for an interval")
     bad = np.flatnonzero(~np.isfinite(out.reshape(out.shape[0], -1)).all(axis=1))
@@ -60,7 +64,7 @@ def optimal_block(
     *,
     kind: str = "stationary",  # or "circular"
 ) -> float:  # mean block length, observations, 1 to n/3
-    "Block length after Politis & White (2004, corrected 2009), by `arch`; 1 for a series that does not vary."
+    "Block length after Politis & White (2004, corrected 2009), by `arch`; 1 for a series that does not vary. Raises DataError."
     check_choice("kind", kind, ("stationary", "circular"))
     v = _observations(x)
     if v.ndim != 1 or v.size < 10 or np.ptp(v) == 0:
@@ -68,22 +72,34 @@ def optimal_block(
     best = float(optimal_block_length(v)[kind].iloc[0])
     return float(min(max(best, 1.0), v.size / 3)) if math.isfinite(best) else 1.0
 
-# %% ../../nbs/62_scoring.inference.ipynb #177eeabd
+# %% ../../nbs/62_scoring.inference.ipynb #9a60cd9c
 def _ratio(v: np.ndarray) -> float:
-    "Sum of the first column over the sum of the second."
-    return float(v[:, 0].sum() / v[:, 1].sum())
+    "Sum of the first column over the sum of the second; NaN when that is 0."
+    below = float(v[:, 1].sum())
+    return float(v[:, 0].sum()) / below if below else math.nan
 
 
 _STATS: dict[str, Callable[[np.ndarray], float]] = {"mean": lambda v: float(v.mean()), "total": lambda v: float(v.sum()), "ratio": _ratio}
+
+
+def _check_level(level: float) -> float:
+    "A probability strictly between 0 and 1. Raises ParameterError."
+    if not 0 < level < 1:
+        raise ParameterError(f"level = {level!r} (probability) must be between 0 and 1: 0.95 gives 95 % intervals")
+    return level
 
 
 def _driver(v: np.ndarray, stat: str | Callable) -> np.ndarray:
     "The one series whose dependence sets the block."
     if v.ndim == 1:
         return v
-    return v[:, 0] - _ratio(v) * v[:, 1] if stat == "ratio" else v[:, 0]
+    if stat != "ratio":
+        return v[:, 0]
+    if math.isnan(r := _ratio(v)):
+        raise DataError("x: the second column sums to 0: there is nothing to take a ratio over")
+    return v[:, 0] - r * v[:, 1]
 
-# %% ../../nbs/62_scoring.inference.ipynb #dea4fc1b
+# %% ../../nbs/62_scoring.inference.ipynb #0585c1e0
 def block_bootstrap(
     x: np.ndarray | pd.Series | pd.DataFrame,  # [n] or [n, columns], in time order
     stat: str | Callable[[np.ndarray], float] = "mean",  # "mean", "total", "ratio" (two columns), or a function of the rows
@@ -100,8 +116,9 @@ def block_bootstrap(
     check_choice("kind", kind, ("stationary", "circular"))
     if isinstance(stat, str):
         check_choice("stat", stat, tuple(_STATS))
-    if not 0 < level < 1 or n < 20:
-        raise ParameterError(f"level = {level!r} must be in (0, 1) and n = {n!r} resamples at least 20")
+    _check_level(level)
+    if n != int(n) or n < 20:
+        raise ParameterError(f"n = {n!r} (resamples) must be a whole number >= 20: 999 is usual")
     if stat == "ratio" and (v.ndim != 2 or v.shape[1] != 2):
         raise ParameterError("stat = 'ratio' needs two columns: numerator and denominator")
     size = optimal_block(_driver(v, stat), kind=kind) if block is None else check_positive("block", block, unit="observations")
@@ -113,10 +130,12 @@ def block_bootstrap(
     else:
         maker = StationaryBootstrap(size, v, seed=rng)  # type: ignore[arg-type]
     draws = maker.apply(lambda z: np.array([fn(z)]), n)[:, 0]
+    if not np.isfinite(draws).all():
+        raise DataError(f"stat is not finite in {np.count_nonzero(~np.isfinite(draws))} of {n} resamples: too few rows carry the denominator")
     lo, hi = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(fn(v), float(lo), float(hi), level, v.shape[0], float(size), n, f"{kind} bootstrap", unit)
 
-# %% ../../nbs/62_scoring.inference.ipynb #1753ff23
+# %% ../../nbs/62_scoring.inference.ipynb #f9d23d57
 MIN_DAYS = 5  # fewer days than this are too few to resample
 
 
@@ -124,7 +143,10 @@ def expanded_level(
     level: float,  # probability wanted
     m: int,  # independent observations, such as days
 ) -> float:  # probability at which to cut the resamples
-    "Hesterberg's (2015) expansion: percentile intervals of few observations, made as wide as Student's t asks."
+    "Hesterberg's (2015) expansion: percentile intervals of few observations, as wide as Student's t asks. Raises ParameterError."
+    _check_level(level)
+    if not m >= 2:
+        raise ParameterError(f"m = {m!r} (observations) must be >= 2: one observation has no spread")
     return float(1 - 2 * stats.norm.cdf(-math.sqrt(m / (m - 1)) * stats.t.ppf(0.5 + level / 2, m - 1)))
 
 
@@ -132,12 +154,13 @@ def bonferroni_level(
     level: float,  # probability wanted for the best of all variants
     variants: int,  # how many were tried
 ) -> float:  # probability to ask of each interval
-    "1 - (1 - level) / variants. Raises ParameterError unless variants >= 1."
-    if variants < 1 or variants != int(variants):
+    "1 - (1 - level) / variants. Raises ParameterError unless variants >= 1 and 0 < level < 1."
+    _check_level(level)
+    if not variants >= 1 or variants != int(variants):
         raise ParameterError(f"variants = {variants!r} must be a whole number >= 1: count every strategy and setting that was tried")
     return 1 - (1 - level) / variants
 
-# %% ../../nbs/62_scoring.inference.ipynb #4e3f6ba4
+# %% ../../nbs/62_scoring.inference.ipynb #f9ef90d1
 def pnl_interval(
     pnl: np.ndarray | pd.Series,  # P&L of each step, quote currency
     *,
@@ -151,7 +174,7 @@ def pnl_interval(
     kind: str = "stationary",  # or "circular"
     unit: str = "quote currency",  # of the P&L
 ) -> Interval:  # of the total, or the mean per step
-    "Interval of a profit: days as blocks when there are at least five, else blocks of steps; Bonferroni over variants."
+    "Interval of a profit: days as blocks when there are at least five, else blocks of steps; Bonferroni over variants. Raises as `block_bootstrap`."
     check_choice("stat", stat, ("total", "mean"))
     v = _observations(pnl)
     each = bonferroni_level(level, variants)
@@ -159,9 +182,12 @@ def pnl_interval(
     code = np.zeros(v.shape[0], dtype=np.int64) if days is None else pd.factorize(np.asarray(days))[0]
     if code.shape[0] != v.shape[0]:
         raise ParameterError(f"days has {code.shape[0]} entries for {v.shape[0]} steps")
+    if (code < 0).any():
+        raise DataError(f"days: {np.count_nonzero(code < 0)} missing, first at row {np.argmin(code)}: every step belongs to a day")
     count = int(code.max()) + 1
     cut = expanded_level(each, count) if count >= MIN_DAYS else each
-    n = max(n, min(math.ceil(6 / (1 - cut)), 50_000))  # three resamples in each tail
+    need = math.ceil(6 / (1 - cut))  # three resamples in each tail
+    n = max(n, min(need, 50_000))
     if count >= MIN_DAYS:
         out = block_bootstrap(np.bincount(code, weights=v), "total", block=1, n=n, level=cut, rng=rng, unit=unit)
         method = f"{count} days resampled whole"
@@ -169,9 +195,10 @@ def pnl_interval(
         out = block_bootstrap(v, "total", block=block, n=n, level=cut, rng=rng, kind=kind, unit=unit)
         method = f"{kind} bootstrap of steps" + (f"; {count} days are too few to resample, so differences between days are not in it" if count > 1 else "")
     method += f"; Bonferroni over {variants} variants" if variants > 1 else ""
+    method += "; TOO FEW resamples for so many variants, the interval is too short" if n < need else ""
     return replace(out, estimate=out.estimate * scale, lo=out.lo * scale, hi=out.hi * scale, level=level, method=method)
 
-# %% ../../nbs/62_scoring.inference.ipynb #ffdb53b1
+# %% ../../nbs/62_scoring.inference.ipynb #095b7a75
 def paired_difference(
     a: pd.Series,  # P&L of each step of the first, quote currency
     b: pd.Series,  # of the second, on the same steps
@@ -183,7 +210,7 @@ def paired_difference(
     level: float = 0.95,  # probability
     variants: int = 1,  # comparisons tried
 ) -> Interval:  # of a - b
-    "Interval of the difference of two profits on the same steps. Raises DataError when the steps differ."
+    "Interval of the difference of two profits on the same steps. Raises DataError when the steps differ, else as `pnl_interval`."
     x, y = pd.Series(a), pd.Series(b)
     if len(x) != len(y) or not x.index.equals(y.index):
         raise DataError(f"a has {len(x)} steps and b {len(y)}, or their index differs: a paired difference needs the same steps")

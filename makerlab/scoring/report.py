@@ -8,7 +8,7 @@ __all__ = ['versions', 'digest', 'run_manifest', 'ReportData', 'collect', 'fit_t
            'draw_decomposition', 'draw_markouts', 'draw_inventory', 'draw_pnl', 'html_table', 'html_page',
            'write_together', 'write_reports', 'write_fit', 'read_report', 'render_html']
 
-# %% ../../nbs/63_scoring.report.ipynb #5d88aaf6
+# %% ../../nbs/63_scoring.report.ipynb #678c8398
 import base64
 import dataclasses
 import hashlib
@@ -33,17 +33,20 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..core import DataError, ParameterError, sources_digest
-from ..plot import axes, points, tape, use_style
+from ..plot import axes, points, use_style
 from .attribution import adverse_selection, plot_markouts
 from .inference import Interval
-from .metrics import summarise
+from .metrics import summarise, tape_sessions
 
-# %% ../../nbs/63_scoring.report.ipynb #43b5fbe0
+# %% ../../nbs/63_scoring.report.ipynb #20ab8607
 def _git_commit() -> str | None:
     "The commit of the working tree that makerlab is imported from, None outside one."
     here = Path(__file__).parent if "__file__" in globals() else Path()
-    try:
-        out = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+    git = ["git", "-C", str(here)]
+    try:  # installed inside someone else's tree, the files are not tracked there, and its commit is not ours
+        if subprocess.run([*git, "ls-files", "--error-unmatch", "."], capture_output=True, timeout=10).returncode:
+            return None
+        out = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
     return out.stdout.strip() or None if out.returncode == 0 else None
@@ -59,11 +62,11 @@ def versions() -> dict[str, str]:  # by package
             out[name] = "not installed"
     return out
 
-# %% ../../nbs/63_scoring.report.ipynb #5a4fc3f2
+# %% ../../nbs/63_scoring.report.ipynb #c9154f77
 def digest(
     data: Any,  # a file, or a DataFrame
 ) -> str:  # SHA-256 in hexadecimal
-    "SHA-256 of a file's bytes, or of a table's column names and values."
+    "SHA-256 of a file's bytes, or of a table's column names and values. Raises DataError when there is no such file."
     if isinstance(data, pd.DataFrame):
         body = pd.util.hash_pandas_object(data, index=False).to_numpy().tobytes()
         return hashlib.sha256("\0".join(map(str, data.columns)).encode() + body).hexdigest()
@@ -128,7 +131,7 @@ def collect(
                       intervals=dict(getattr(results, "intervals", None) or {}), manifest=dict(getattr(results, "manifest", None) or {}),
                       fit=None if fit is None else fit_table(fit))
 
-# %% ../../nbs/63_scoring.report.ipynb #0f8f7e44
+# %% ../../nbs/63_scoring.report.ipynb #ec004a60
 def fit_table(
     fit: Any,  # fitted results (params, bse, llf, aic, bic, nobs, law, status), a mapping, or a one-row DataFrame
 ) -> pd.DataFrame:  # one row: model, parameters, se_*, llf, aic, bic, n, status
@@ -150,7 +153,10 @@ def read_fit(
     "The first row of fit.csv. Raises DataError when the file is missing or A or k is not a number > 0."
     if not Path(path).is_file():
         raise DataError(f"fit file {path} does not exist: make one with mm-engine calibrate")
-    table = pd.read_csv(path)
+    try:
+        table = pd.read_csv(path)
+    except ValueError as e:  # empty, ragged or not text: all of pandas' reasons are ValueErrors
+        raise DataError(f"fit file {path} is not a table ({e}): make one with mm-engine calibrate") from None
     row = {str(k): v for k, v in table.iloc[0].to_dict().items()} if len(table) else {}
     for name in ("A", "k") if row.get("model", "exponential") == "exponential" else ("A",):
         value = float(pd.to_numeric(pd.Series([row.get(name)]), errors="coerce").iloc[0])
@@ -158,7 +164,7 @@ def read_fit(
             raise DataError(f"fit file {path}: {name} = {row.get(name)!r} in row 0 must be a number > 0: run mm-engine calibrate again")
     return row
 
-# %% ../../nbs/63_scoring.report.ipynb #231513c5
+# %% ../../nbs/63_scoring.report.ipynb #a7613efc
 _CONDITIONS = (("strategy", "strategy"), ("sample", "sample"), ("fees", "fees"), ("latency", "latency"), ("fill_model", "fill model"), ("variants", "variants tried"))
 
 
@@ -167,6 +173,18 @@ def conditions(
 ) -> dict[str, str]:  # by label; "not stated" where the run did not say
     "What a reader must know before reading a profit."
     return {label: "not stated" if manifest.get(key) in (None, "") else str(manifest[key]) for key, label in _CONDITIONS}
+
+
+_ALSO = (("calibration", "calibrated"), ("about_the_data", "about the data"))
+
+
+def _card(
+    manifest: Mapping[str, Any],  # of the run
+) -> pd.DataFrame:  # condition, value
+    "The conditions, and what a run says of its calibration and its data, if anything."
+    said = dict(manifest.get("info") or {}) | dict(manifest)
+    also = {label: str(said[key]) for key, label in _ALSO if said.get(key)}
+    return pd.Series(conditions(manifest) | also, name="value").to_frame().rename_axis("condition")
 
 
 def markout_phrase(data: ReportData) -> str:
@@ -190,14 +208,14 @@ def profit_sentence(
     said = "; ".join(f"{k}: {v}" for k, v in conditions(data.manifest).items())
     return f"Net P&L {value}; {markout_phrase(data)}; {said}."
 
-# %% ../../nbs/63_scoring.report.ipynb #1a8e1040
+# %% ../../nbs/63_scoring.report.ipynb #c48831f1
 def _cell(x: Any) -> str:
     "A value as text: numbers to five figures, missing as n/a."
     if x is None or (isinstance(x, float) and math.isnan(x)):
         return "n/a"
     if isinstance(x, (float, np.floating)):
         v = float(x)
-        return f"{v:,.0f}" if 1e4 <= abs(v) < 1e15 and v == round(v) else f"{v:.5g}"
+        return f"{v:,.0f}" if 1e4 <= abs(v) < 1e15 else f"{v:.5g}"
     return str(x)
 
 
@@ -209,13 +227,29 @@ def markdown_table(
     rows += [[_cell(i), *map(_cell, values)] for i, values in zip(table.index, table.itertuples(index=False), strict=True)]
     return "\n".join("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in row) + " |" for row in rows)
 
-# %% ../../nbs/63_scoring.report.ipynb #a689a615
+# %% ../../nbs/63_scoring.report.ipynb #444e2021
 def decomposition(data: ReportData) -> pd.DataFrame:
     "Spread captured + inventory P&L - fees = total, in currency and bps of turnover."
     p = data.parts
     value = pd.Series({"spread captured": p["spread_capture"], "inventory P&L": p["inventory_pnl"], "fees": 0.0 - p["fees"],
                        "total": p["total"], "residual": p["residual"]}, name="quote currency")
     return pd.DataFrame({"quote currency": value, "bps of turnover": 1e4 * value / p["turnover"] if p["turnover"] > 0 else value * math.nan}).rename_axis("part")
+
+
+def _parts_note(data: ReportData) -> str:
+    "The identity, and the interval of the total."
+    total = data.intervals.get("total")
+    return ("Spread captured + inventory P&L − fees = total, exactly; the residual is rounding. "
+            + (f"The total with its interval: {total}." if total is not None else "No interval of the total was computed."))
+
+
+_PROFITS = ["profit_factor", "sharpe", "sharpe_se", "pnl_per_fill", "pnl_per_turnover"]  # shown after the profit and its interval
+
+
+def _split_metrics(data: ReportData) -> tuple[pd.DataFrame, pd.DataFrame]:
+    "Metrics of inventory and execution, and those made of the profit."
+    late = data.metrics.index.isin(_PROFITS)
+    return data.metrics[~late].drop(index="net_pnl", errors="ignore"), data.metrics[late]
 
 
 def markout_summary(data: ReportData) -> pd.DataFrame:
@@ -230,21 +264,21 @@ def _fit_long(fit: pd.DataFrame) -> pd.DataFrame:
     "The row of fit.csv as a table of two columns."
     return fit.iloc[0].rename("value").to_frame().rename_axis("quantity")
 
-# %% ../../nbs/63_scoring.report.ipynb #1ff99a1f
+# %% ../../nbs/63_scoring.report.ipynb #b4f6ecef
 def summary_markdown(
     data: ReportData,  # from `collect` or `read_report`
 ) -> str:  # backtest_summary.md
     "The run in text: conditions, decomposition, markouts, metrics, and at last the profit with its interval."
-    card = pd.Series(conditions(data.manifest), name="value").to_frame().rename_axis("condition")
-    metrics = data.metrics.drop(index="net_pnl", errors="ignore")
+    card = _card(data.manifest)
+    execution, profits = _split_metrics(data)
     return "\n\n".join([
         "# Backtest summary", "## What was run", markdown_table(card),
         "## Where the money came from", markdown_table(decomposition(data)),
-        "Spread captured + inventory P&L − fees = total; the residual is rounding.",
+        _parts_note(data),
         "## What the fills were worth later", markdown_table(markout_summary(data)),
         "Adverse selection is a part of inventory P&L, not a further component. Censored fills are too near the end of a session and are left out.",
-        "## Inventory and execution", markdown_table(metrics),
-        "## Net P&L", profit_sentence(data)]) + "\n"
+        "## Inventory and execution", markdown_table(execution),
+        "## Net P&L", profit_sentence(data), markdown_table(profits)]) + "\n"
 
 
 def fit_markdown(
@@ -277,7 +311,7 @@ def draw_markouts(data: ReportData) -> Figure:
     plot_markouts(adverse_selection(data.markouts), ax)
     return fig
 
-# %% ../../nbs/63_scoring.report.ipynb #171c1f7c
+# %% ../../nbs/63_scoring.report.ipynb #1e142259
 def _on_time(data: ReportData, values: np.ndarray) -> pd.Series:
     "Values of the steps on the path's clock."
     time = pd.DatetimeIndex(data.path["time"])
@@ -290,17 +324,18 @@ def draw_inventory(data: ReportData) -> Figure:
     fig, axs = axes("tape", title="Mid and inventory", n=2)
     tz = str(data.manifest.get("tz") or "UTC")
     for ax, column, label in zip(axs, ("mid", "inventory"), ("mid (price)", "inventory (units)"), strict=True):
-        tape(ax, _on_time(data, data.path[column].to_numpy()), tz=tz)
+        tape_sessions(ax, _on_time(data, data.path[column].to_numpy()), tz=tz)
         ax.set_ylabel(label)
+    axs[-1].set_xlabel(f"time, {tz}")
     return fig
 
 
 def draw_pnl(data: ReportData) -> Figure:
     "Cumulative parts and total over time, with the total's interval at the end."
-    fig, ax = axes("tape", title="Net P&L, and its parts", ylabel="quote currency")
     s, tz = data.steps, str(data.manifest.get("tz") or "UTC")
+    fig, ax = axes("tape", title="Net P&L, and its parts", xlabel=f"time, {tz}", ylabel="quote currency")
     for name, label in (("spread_capture", "spread captured"), ("inventory_pnl", "inventory P&L"), ("pnl", "total after fees")):
-        tape(ax, _on_time(data, s[name].cumsum().to_numpy()), label=label, tz=tz)
+        tape_sessions(ax, _on_time(data, s[name].cumsum().to_numpy()), label=label, tz=tz)
     total = data.intervals.get("total")
     if total is not None:
         end = pd.DatetimeIndex(data.path["time"][-1:]).tz_convert(tz).tz_localize(None)
@@ -336,7 +371,7 @@ def _image(fig: Figure, alt: str) -> str:
     plt.close(fig)
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}">'
 
-# %% ../../nbs/63_scoring.report.ipynb #96449e1e
+# %% ../../nbs/63_scoring.report.ipynb #aab776ce
 def _figures(data: ReportData) -> dict[str, str]:
     "The page's figures as image elements, in makerlab's style, without touching the caller's."
     with plt.rc_context():
@@ -352,15 +387,16 @@ def html_page(
 ) -> str:  # report.html
     "The self-contained page: decomposition and markouts before net P&L."
     f, title = _figures(data), f"Backtest: {conditions(data.manifest)['strategy']}"
-    card = pd.Series(conditions(data.manifest), name="value").to_frame().rename_axis("condition")
+    execution, profits = _split_metrics(data)
+    card = _card(data.manifest)
     say = lambda text: f'<p class="say">{html.escape(text)}</p>'  # noqa: E731
     parts = [f"<h1>{html.escape(title)}</h1>", "<h2>What was run</h2>", html_table(card),
              "<h2>Where the money came from</h2>", f["parts"], html_table(decomposition(data)),
-             say("Spread captured + inventory P&L − fees = total, exactly; the residual is rounding."),
+             say(_parts_note(data)),
              "<h2>What the fills were worth later</h2>", f["markouts"], html_table(markout_summary(data)),
              say("Adverse selection is a part of inventory P&L, not a further component. Censored fills, too near a session's end, are left out and counted."),
-             "<h2>Inventory and execution</h2>", f["inventory"], html_table(data.metrics.drop(index="net_pnl", errors="ignore")),
-             "<h2>Net P&amp;L</h2>", f'<p class="net">{html.escape(profit_sentence(data))}</p>', f["pnl"]]
+             "<h2>Inventory and execution</h2>", f["inventory"], html_table(execution),
+             "<h2>Net P&amp;L</h2>", f'<p class="net">{html.escape(profit_sentence(data))}</p>', f["pnl"], html_table(profits)]
     if data.fit is not None:
         parts += ["<h2>Intensity fit</h2>", html_table(_fit_long(data.fit))]
     parts += ["<h2>Manifest</h2>", f"<pre>{html.escape(_json(data.manifest))}</pre>"]
@@ -480,7 +516,7 @@ def write_fit(
     table = fit_table(fit)
     return write_together(folder, {"fit.csv": table.to_csv(index=False).encode(), "mle_report.md": fit_markdown(table).encode()})
 
-# %% ../../nbs/63_scoring.report.ipynb #1c95e863
+# %% ../../nbs/63_scoring.report.ipynb #aad1e0b9
 _TABLES = {"path": "backtest_timeseries.parquet", "fills": "fills.parquet", "steps": "attribution.parquet", "markouts": "markouts.parquet"}
 
 
@@ -503,17 +539,17 @@ def read_report(
     manifest = _read_manifest(folder)
     inside = manifest.pop("report")
     out: dict[str, Any] = {}
-    for name, file in _TABLES.items():
+    tables = _TABLES | ({"fit": "fit.csv"} if inside["has_fit"] else {})
+    for name, file in tables.items():
         body = (folder / file).read_bytes() if (folder / file).is_file() else b""
         if hashlib.sha256(body).hexdigest() != inside["files"][file]["sha256"]:
             raise DataError(f"{folder / file} is missing or is not the file that was written with manifest.json: write the report again")
-        out[name] = pd.read_parquet(io.BytesIO(body))
+        out[name] = (pd.read_csv if name == "fit" else pd.read_parquet)(io.BytesIO(body))
     out["markouts"].attrs["horizon_unit"] = inside["horizon_unit"]
     out["metrics"] = pd.DataFrame(inside["metrics"]).astype({"value": float}).set_index("metric")
     out["intervals"] = {k: Interval(**v) for k, v in inside["intervals"].items()}
     out["parts"] = {k: math.nan if v is None else float(v) for k, v in inside["attribution"].items()}
-    has_fit = inside["has_fit"] and (folder / "fit.csv").is_file()
-    return out | {"manifest": manifest, "fit": pd.read_csv(folder / "fit.csv") if has_fit else None}
+    return {"fit": None} | out | {"manifest": manifest}
 
 
 def render_html(

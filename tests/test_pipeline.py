@@ -1,0 +1,198 @@
+"The main job: it trades what it has not seen, repeats itself, and says what it assumed."
+import dataclasses
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from makerlab.backtest.pipeline import (Config, about_the_data, calibrate_market, clean_market, fit_market, make_config, params_for_mid, quote_params, quote_prints, run_backtest,
+                                        split_market)
+from makerlab.core import DataError, ParameterError
+from makerlab.data.source import open_source
+
+S = pd.Timedelta(1, "s")
+
+
+def head(market, start, end):
+    "A part of a market by seconds from its start."
+    t0 = market.quotes["time"].iloc[0]
+    cut = lambda f: None if f is None else f[(f["time"] >= t0 + start * S) & (f["time"] < t0 + end * S)].reset_index(drop=True)  # noqa: E731
+    return dataclasses.replace(market, quotes=cut(market.quotes), trades=cut(market.trades))
+
+
+@pytest.fixture(scope="module")
+def market():
+    "Two hours of one day: half an hour to calibrate on, ninety minutes to trade."
+    return head(open_source("sample", symbol="BIGT", end_date="2026-03-02"), 0, 7200)
+
+
+@pytest.fixture(scope="module")
+def days():
+    return open_source("sample", symbol="BIGT")
+
+
+def scramble(market, after, seed):
+    "The same market up to a moment; after it other prices, sizes, sides and order."
+    rng = np.random.default_rng(seed)
+    t0 = market.quotes["time"].iloc[0] + after * S
+    q, t = market.quotes.copy(), market.trades.copy()
+    qi, ti = q["time"] > t0, t["time"] > t0
+    move = rng.integers(-30, 31, qi.sum()) * 0.01
+    q.loc[qi, "bid"], q.loc[qi, "ask"] = q.loc[qi, "bid"] + move, q.loc[qi, "ask"] + move + 0.01 * rng.integers(0, 4, qi.sum())
+    q.loc[qi, ["bid_size", "ask_size"]] = rng.integers(1, 5000, (qi.sum(), 2)).astype(float)
+    t.loc[ti, "price"] = t.loc[ti, "price"] + rng.integers(-30, 31, ti.sum()) * 0.01
+    t.loc[ti, "side"] = rng.choice([-1, 1], ti.sum()).astype(np.int8)
+    t.loc[ti, "size"] = rng.integers(1, 900, ti.sum()).astype(float)
+    return dataclasses.replace(market, quotes=q, trades=t)
+
+
+@pytest.mark.parametrize("strategy", ["naive", "as", "as-ofi"])
+@pytest.mark.parametrize("after", [1900, 4000])
+def test_the_future_changes_nothing_before(market, strategy, after):
+    config = Config(strategy=strategy, kappa=0.002, eta=0.001)
+    a, b = run_backtest(market, config), run_backtest(scramble(market, after, seed=after), config)
+    now = market.quotes["time"].iloc[0] + after * S
+    assert a.results.params == b.results.params
+    for name in ("sigma", "half_spread", "kappa", "kappa_se", "tick", "events", "window"):
+        assert getattr(a.calibration, name) == getattr(b.calibration, name), name
+    assert a.calibration.fit.params.equals(b.calibration.fit.params)
+    seen = [j.results.fills[j.results.fills["time"] <= now].drop(columns="step") for j in (a, b)]
+    pd.testing.assert_frame_equal(*seen)
+    path = [j.results.path[j.results.path["time"] < now - S] for j in (a, b)]
+    pd.testing.assert_frame_equal(path[0], path[1])
+    assert len(path[0]) and a.results.attribution.total != b.results.attribution.total  # the scramble was one
+
+
+def test_the_future_is_scrambled_at_all(market):
+    "The guard above can fail: scrambling inside the calibration window does change the parameters."
+    assert run_backtest(market).results.params != run_backtest(scramble(market, 600, seed=1)).results.params
+
+
+def test_split_rules(market, days):
+    early, late = split_market(market)
+    t0 = market.quotes["time"].iloc[0]
+    assert (late.quotes["time"].iloc[0] - t0) / S == pytest.approx(1800, abs=30)  # a quarter, since two hours are short
+    assert early.quotes["time"].iloc[-1] < late.quotes["time"].iloc[0] and early.trades["time"].iloc[-1] < late.quotes["time"].iloc[0]
+    assert len(early.trades) + len(late.trades) == len(market.trades) and len(early.quotes) + len(late.quotes) == len(market.quotes)
+    assert (split_market(market, calibration_s=600)[1].quotes["time"].iloc[0] - t0) / S == pytest.approx(600, abs=30)
+    early, late = split_market(days)
+    assert early.quotes["time"].dt.date.nunique() == 1 and late.quotes["time"].dt.date.nunique() == 2
+    for few in (market.quotes.iloc[:1], market.quotes.iloc[:3], market.quotes.iloc[:50].assign(time=t0)):
+        with pytest.raises(DataError, match="longer sample"):
+            split_market(dataclasses.replace(market, quotes=few))
+
+
+def test_a_night_in_tokyo_is_another_day(market):
+    "The calendar is the venue's: the same two hours straddle midnight elsewhere."
+    early, late = split_market(market, session_tz="Pacific/Honolulu")
+    assert len(early.quotes) and len(late.quotes)
+    shifted = dataclasses.replace(market, quotes=market.quotes.assign(time=market.quotes["time"] + pd.Timedelta("13h")), trades=None)
+    early, late = split_market(shifted)  # 22:30 to 00:30 in New York, +1
+    assert early.quotes["time"].dt.tz_convert("America/New_York").dt.date.nunique() == 1
+
+
+def test_identity_repeatability_and_words(market):
+    for config in (Config(), Config(strategy="naive", fee_bps=0.3, latency_ms=500), Config(fills="poisson", seed=4, fee_per_unit=-0.002)):
+        a, b = run_backtest(market, config), run_backtest(market, config)
+        r = a.results.attribution
+        assert abs(r.residual) <= 1e-9 * r.turnover and r.spread_capture + r.inventory_pnl - r.fees + r.residual == pytest.approx(r.total, abs=1e-9)
+        pd.testing.assert_frame_equal(a.results.path, b.results.path)
+        pd.testing.assert_frame_equal(a.results.fills, b.results.fills)
+        assert a.results.intervals["total"] == b.results.intervals["total"]
+        assert "made data" in a.results.info["about_the_data"] and "ok" in a.results.info["calibration"]
+    other = run_backtest(market, Config(fills="poisson", seed=5, fee_per_unit=-0.002))
+    assert not other.results.fills.equals(a.results.fills)
+
+
+def test_quotes_only(market):
+    blind = dataclasses.replace(market, trades=None)
+    job = run_backtest(blind)
+    assert job.calibration.events == "quote moves" and "no trades were recorded" in job.results.info["fills"] and len(job.results.fills)
+    makers = job.results.fills[job.results.fills["maker"]]
+    prints = quote_prints(split_market(blind)[1].quotes)
+    assert set(makers["time"]) <= set(prints["time"])
+    assert (prints["size"] > 0).all() and set(prints["side"]) == {-1, 1} and prints["time"].is_monotonic_increasing
+
+
+def test_trades_elsewhere_and_an_unidentified_law(market):
+    far = dataclasses.replace(market, trades=market.trades.assign(price=market.trades["price"] * 2))
+    with pytest.raises(DataError, match="Give k"):
+        run_backtest(far)
+    assert run_backtest(far, Config(k=150.0)).results.params.k == 150.0
+    with pytest.raises(ParameterError, match="needs A"):
+        run_backtest(far, Config(k=150.0, fills="poisson"))
+    with pytest.raises(DataError, match="no trades in the calibration window"):
+        fit_market(dataclasses.replace(market, trades=market.trades.iloc[:0]))
+    with pytest.raises(DataError, match="locked"):
+        calibrate_market(dataclasses.replace(market, quotes=market.quotes.assign(bid=market.quotes["ask"])))
+    with pytest.raises(DataError, match="never moved"):
+        calibrate_market(dataclasses.replace(market, quotes=market.quotes.assign(bid=10.0, ask=10.01)))
+
+
+BAD = [("gamma", np.nan), ("gamma", 0), ("gamma", -1), ("gamma", np.inf), ("gamma", "x"), ("k", np.nan), ("k", 0), ("A", np.inf), ("A", -1), ("kappa", np.nan), ("eta", -1), ("eta", np.inf),
+       ("half_spread", 0), ("skew", np.nan), ("qty", 0), ("max_inventory", np.inf), ("latency_ms", np.inf), ("latency_ms", -1), ("fee_bps", np.nan), ("fee_per_unit", np.inf), ("every_s", 0),
+       ("window_s", np.nan), ("calibration_s", np.inf), ("ofi_horizon_s", 0), ("variants", 0), ("seed", -1), ("strategy", "clever"), ("fills", ""), ("queue", "x"), ("session_tz", "Mars"),
+       ("session_end", "noon"), ("gama", 1.0)]
+
+
+@pytest.mark.parametrize("name, value", BAD, ids=str)
+def test_settings_are_checked_and_named(name, value):
+    with pytest.raises(ParameterError, match=name) as e:
+        make_config({name: value})
+    assert "\n" not in str(e.value) and "pydantic" not in str(e.value)
+
+
+def test_settings_that_stand(market):
+    assert make_config({}) == Config() and make_config({"kappa": -0.5}).kappa == -0.5
+    with pytest.raises(ParameterError) as two:
+        make_config({"gamma": -1, "qty": 0})
+    assert "gamma" in str(two.value) and "qty" in str(two.value)
+    with pytest.raises(ParameterError):
+        quote_params(calibrate_market(market), config=Config(min_spread_bps=50, max_spread_bps=10))
+
+
+def test_mid_path_parameters():
+    mids = pd.DataFrame({"mid": 100 + 0.01 * np.arange(101.0)})
+    assert params_for_mid(mids, k=10.0, A=1.0).half_spread == pytest.approx(0.1)
+    for more in (dict(k=0.0, A=1.0), dict(k=np.nan, A=1.0), dict(k=1.0, A=1.0, dt_s=0.0), dict(k=1.0, A=1.0, dt_s=np.nan), dict(k=1.0, A=1.0, sigma=-1.0), dict(k=1.0, A=-1.0)):
+        with pytest.raises(ParameterError):
+            params_for_mid(mids, **more)
+    with pytest.raises(DataError, match="volatility"):
+        params_for_mid(mids.assign(mid=100.0), k=1.0, A=1.0)
+
+
+def test_cleaning_sees_only_the_past(market):
+    q = market.quotes.copy()
+    q.loc[60::10, ["bid", "ask"]] = [7.10, 7.11]
+    dirty = dataclasses.replace(market, quotes=q)
+    assert any("several instruments" in s for s in about_the_data(dirty)) and not any("several instruments" in s for s in about_the_data(clean_market(dirty)))
+    cut = 900
+    whole, part = clean_market(dirty).quotes, clean_market(dataclasses.replace(dirty, quotes=q.iloc[:cut].reset_index(drop=True))).quotes
+    pd.testing.assert_frame_equal(whole.iloc[: len(part)], part)
+    pd.testing.assert_frame_equal(clean_market(market).quotes, market.quotes)
+
+
+PLAIN = """
+import warnings; warnings.simplefilter("error")
+import dataclasses, pandas as pd
+from makerlab.data.source import open_source
+from makerlab.backtest.pipeline import Config, run_backtest
+m = open_source("sample", symbol="BIGT", end_date="2026-03-02")
+t1 = m.quotes["time"].iloc[0] + pd.Timedelta(minutes=16)
+cut = lambda f: f[f["time"] < t1].reset_index(drop=True)
+m = dataclasses.replace(m, quotes=cut(m.quotes), trades=cut(m.trades))
+for c in (Config(every_s=2.0), Config(every_s=2.0, fills="poisson")):
+    a = run_backtest(m, c).results.attribution
+    print(repr((round(a.total, 6), round(a.spread_capture, 6), round(a.turnover, 4))))
+"""
+
+
+def test_compiled_and_plain_python_agree():
+    "The whole job with numba switched off, warnings being errors."
+    out = [subprocess.run([sys.executable, "-c", PLAIN], capture_output=True, text=True, timeout=300, env=os.environ | {"NUMBA_DISABLE_JIT": off}) for off in ("0", "1")]
+    for run in out:
+        assert run.returncode == 0, run.stderr[-1500:]
+    assert out[0].stdout == out[1].stdout != ""
