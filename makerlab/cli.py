@@ -439,7 +439,7 @@ def data_fetch(name: Annotated[str, typer.Argument(help="a name from mm-engine d
     path = fetch(name, folder=out, base=base, notify=lambda text: typer.echo(text, err=True))
     say({"written": [str(path)]}, as_json=as_json)
 
-# %% ../nbs/99_cli.ipynb #98baef8b
+# %% ../nbs/99_cli.ipynb #ef32117b
 @app.command()
 @guarded
 def demo(out: Out = "reports", seed: Annotated[int, typer.Option(help="of the intervals")] = 1, as_json: Json = False) -> None:
@@ -450,12 +450,14 @@ def demo(out: Out = "reports", seed: Annotated[int, typer.Option(help="of the in
 
     rows: list[dict[str, Any]] = []
     written: list[str] = []
+    flow: dict[str, str] = {}
     with progress() as step:
         for symbol in SAMPLE_SPECS:
             step(f"{symbol}: reading and calibrating on the first day")
             market = open_source("sample", symbol=symbol)
             early, late = split_market(market)
             calibration = calibrate_market(early)
+            flow[symbol] = calibration.flow()
             for strategy in ("naive", "as", "as-ofi"):
                 step(f"{symbol}: trading {strategy} on the other days")
                 job = run_backtest(late, Config(strategy=strategy, seed=seed, fee_bps=0.2, variants=3), calibration=calibration)
@@ -464,10 +466,11 @@ def demo(out: Out = "reports", seed: Annotated[int, typer.Option(help="of the in
                 rows.append({"symbol": symbol, "strategy": strategy} | {c: answer[c] for c in ("spread_capture", "inventory_pnl", "fees", "fills", "total", "ci")})
     note = "made data, two days traded after one of calibration, 0.2 bps fee, 10 ms latency, filled by prints behind the queue, 3 variants: shows the machinery, not a strategy"
     if as_json:
-        say({"rows": rows, "note": note, "written": written}, as_json=True)
+        say({"rows": rows, "order_flow": flow, "note": note, "written": written}, as_json=True)
     else:
         table = pd.DataFrame(rows).assign(ci=[f"[{r['ci'][0]:,.0f}, {r['ci'][1]:,.0f}]" for r in rows])
         typer.echo(table.to_string(index=False, float_format=lambda v: f"{v:,.1f}"))
+        typer.echo("\n" + "\n".join(f"{symbol}: {said}" for symbol, said in flow.items()))
         typer.echo(f"\n{note}\nReports, one folder each: {out}/SYMBOL-STRATEGY/report.html")
 
 # %% ../nbs/99_cli.ipynb #8300934d

@@ -185,7 +185,7 @@ def fit_market(
         return fit
     return to_reach(fit, width=step)
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #624f04e3
+# %% ../../nbs/74_backtest.pipeline.ipynb #6b3980a1
 @dataclass(frozen=True)
 class Calibration:
     "What was measured before trading."
@@ -198,6 +198,16 @@ class Calibration:
     tick: float  # price
     events: str  # "trades" or "quote moves"
     window: tuple[str, str]  # first and last stamp used
+
+    @property
+    def flow_tells(self) -> bool:
+        "Whether the slope on order flow is at least two standard errors from zero."
+        return abs(self.kappa) >= 2 * self.kappa_se
+
+    def flow(self) -> str:
+        "The slope on order flow in words."
+        return (f"order-flow slope {self.kappa:.2g} +- {self.kappa_se:.2g} price per s.d., "
+                + ("told from zero: as-ofi leans on it" if self.flow_tells else "not told from zero: as-ofi quotes as as does"))
 
 
 def _flow_slope(table: pd.DataFrame, *, every_s: float, horizon_s: float) -> tuple[float, float]:
@@ -238,7 +248,7 @@ def calibrate_market(
                        tick=tick, events="quote moves" if market.trades is None else "trades",
                        window=(str(quotes["time"].iloc[0]), str(quotes["time"].iloc[-1])))
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #bee6cb95
+# %% ../../nbs/74_backtest.pipeline.ipynb #da9dbb53
 _HALF_SESSION_S = 11_700.0  # half of 09:30 to 16:00, s
 
 
@@ -261,8 +271,7 @@ def quote_params(
     gamma = config.gamma
     if gamma is None:
         gamma = gamma_for_skew(config.skew * calibration.half_spread, inventory=config.max_inventory, sigma=calibration.sigma, tau_s=_HALF_SESSION_S)
-    known = abs(calibration.kappa) >= 2 * calibration.kappa_se
-    kappa = config.kappa if config.kappa is not None else calibration.kappa if known else 0.0
+    kappa = config.kappa if config.kappa is not None else calibration.kappa if calibration.flow_tells else 0.0
     return QuoteParams(gamma=gamma, k=k, A=A, kappa=kappa, eta=abs(kappa) if config.eta is None else config.eta, half_spread=half,
                        min_spread_bps=config.min_spread_bps, max_spread_bps=config.max_spread_bps, qty=config.qty, max_inventory=config.max_inventory)
 
@@ -330,7 +339,7 @@ def _fill_model(config: Config, params: QuoteParams, *, has_trades: bool) -> Poi
         return PoissonFills(A=params.A, k=params.k, latency_ns=latency)
     return TradeFills(queue=config.queue if has_trades else "front", latency_ns=latency)
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #b145d5b1
+# %% ../../nbs/74_backtest.pipeline.ipynb #0c08addb
 def run_backtest(
     market: Market,  # from open_source
     config: Config = Config(),  # settings
@@ -350,7 +359,7 @@ def run_backtest(
                     fee_per_unit=config.fee_per_unit, every_s=config.every_s, window_s=config.window_s, tick=calibration.tick,
                     session_end=config.session_end, tz=config.session_tz, variants=config.variants)
     results = test.run(rng=np.random.default_rng(config.seed))
-    info = results.info | {"calibration": f"on {calibration.events}, {calibration.window[0]} to {calibration.window[1]}; intensity fit: {calibration.fit.status}",
+    info = results.info | {"calibration": f"on {calibration.events}, {calibration.window[0]} to {calibration.window[1]}; intensity fit: {calibration.fit.status}; {calibration.flow()}",
                            "about_the_data": "; ".join(about_the_data(market))}
     if market.kind == "sample":
         info["fills"] = info["fills"].replace("real trades", "trades of the made tape")
