@@ -352,7 +352,7 @@ def _midpath(mid: str, fit: str | None, config: Any, *, dt: float, sigma: float 
     return run_midpath(path, A=float(law["A"]), k=float(law["k"]), params=params, rng=np.random.default_rng(config.seed), sigma=sigma,
                        dt_s=None if "time" in path.columns else dt, strategy=strategy, fee_bps=config.fee_bps, fee_per_unit=config.fee_per_unit, variants=config.variants)
 
-# %% ../nbs/99_cli.ipynb #71093fed
+# %% ../nbs/99_cli.ipynb #2b9b4af8
 @app.command()
 @guarded
 def backtest(source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="a source, when no --mid is given")] = None,
@@ -365,7 +365,7 @@ def backtest(source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", he
              A: Annotated[float | None, typer.Option("--A", help="1/s")] = None, kappa: Annotated[float | None, typer.Option(help="OFI skew, price per s.d.")] = None,
              eta: Annotated[float | None, typer.Option(help="OFI widening, price per s.d.")] = None, half_spread: Annotated[float | None, typer.Option(help="of naive, price")] = None,
              qty: Annotated[float | None, typer.Option(help="units a quote")] = None, max_inventory: Annotated[float | None, typer.Option(help="units")] = None,
-             fills: Annotated[str | None, typer.Option(help="trades or poisson")] = None, queue: Annotated[str | None, typer.Option(help="behind, through or front")] = None,
+             fills: Annotated[str | None, typer.Option(help="trades or poisson")] = None, crossing: Annotated[bool | None, typer.Option("--crossing/--prints-only", help="whether a quote that moves to our price fills us too")] = None, queue: Annotated[str | None, typer.Option(help="behind, through or front")] = None,
              latency_ms: Annotated[float | None, typer.Option(help="from decision to effect")] = None, fee_bps: Annotated[float | None, typer.Option(help="of notional; a rebate is negative")] = None,
              fee_per_unit: Annotated[float | None, typer.Option(help="price per unit")] = None, every_s: Annotated[float | None, typer.Option(help="s between decisions")] = None,
              quote_lot: Annotated[float | None, typer.Option(help="units in one displayed unit; 100 for round lots")] = None, calibration_s: Annotated[float | None, typer.Option(help="s of a single day to calibrate on")] = None,
@@ -379,7 +379,7 @@ def backtest(source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", he
     if (source is None) == (mid is None):
         raise ParameterError("give either SOURCE or --mid mid.csv, and not both")
     given = {"strategy": strategy, "gamma": gamma, "k": k, "A": A, "kappa": kappa, "eta": eta, "half_spread": half_spread, "qty": qty, "max_inventory": max_inventory,
-             "fills": fills, "queue": queue, "latency_ms": latency_ms, "fee_bps": fee_bps, "fee_per_unit": fee_per_unit, "every_s": every_s,
+             "fills": fills, "queue": queue, "crossing": crossing, "latency_ms": latency_ms, "fee_bps": fee_bps, "fee_per_unit": fee_per_unit, "every_s": every_s,
              "quote_lot": quote_lot, "calibration_s": calibration_s, "variants": variants, "seed": seed}
     settings = make_config(_settings(config, given) | ({"session_end": None} if any_hours else {}))
     with progress() as step:
@@ -439,7 +439,7 @@ def data_fetch(name: Annotated[str, typer.Argument(help="a name from mm-engine d
     path = fetch(name, folder=out, base=base, notify=lambda text: typer.echo(text, err=True))
     say({"written": [str(path)]}, as_json=as_json)
 
-# %% ../nbs/99_cli.ipynb #ef32117b
+# %% ../nbs/99_cli.ipynb #778da408
 @app.command()
 @guarded
 def demo(out: Out = "reports", seed: Annotated[int, typer.Option(help="of the intervals")] = 1, as_json: Json = False) -> None:
@@ -464,7 +464,7 @@ def demo(out: Out = "reports", seed: Annotated[int, typer.Option(help="of the in
                 written += [str(p) for p in job.save(Path(out) / f"{symbol}-{strategy}")]
                 answer = _result_answer(job.results)
                 rows.append({"symbol": symbol, "strategy": strategy} | {c: answer[c] for c in ("spread_capture", "inventory_pnl", "fees", "fills", "total", "ci")})
-    note = "made data, two days traded after one of calibration, 0.2 bps fee, 10 ms latency, filled by prints behind the queue, 3 variants: shows the machinery, not a strategy"
+    note = "made data, two days traded after one of calibration, 0.2 bps fee, 10 ms latency, filled by prints behind the queue and by quotes that cross ours, 3 variants: shows the machinery, not a strategy"
     if as_json:
         say({"rows": rows, "order_flow": flow, "note": note, "written": written}, as_json=True)
     else:

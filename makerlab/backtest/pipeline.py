@@ -28,7 +28,7 @@ from ..models.quoting import QuoteParams, gamma_for_skew
 from ..schema import validate_mids
 from ..scoring.report import write_reports
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #59ea6e9b
+# %% ../../nbs/74_backtest.pipeline.ipynb #a3924e1e
 class Config(BaseModel):
     "All settings of the main job; None means: measured in the calibration window."
 
@@ -47,6 +47,7 @@ class Config(BaseModel):
     max_inventory: float = Field(1000.0, gt=0, le=1e12, description="units")
     fills: Literal["trades", "poisson"] = Field("trades", description="prints that happened, or the fitted intensity")
     queue: Literal["behind", "through", "front"] = Field("behind", description="where we stand at a price, when prints fill us")
+    crossing: bool = Field(True, description="whether a quote that moves to our price fills us too")
     quote_lot: float = Field(1.0, gt=0, le=1e9, description="units in one unit of displayed size; 100 where quotes are in round lots")
     latency_ms: float = Field(10.0, ge=0, le=3.6e6, description="ms from decision to effect")
     fee_bps: float = Field(0.0, ge=-1e4, le=1e4, description="bps of notional; a rebate is negative")
@@ -54,7 +55,7 @@ class Config(BaseModel):
     every_s: float = Field(1.0, gt=0, le=86_400, description="s between decisions")
     window_s: float = Field(60.0, gt=0, le=86_400, description="s, of volatility and of OFI's scale")
     calibration_s: float = Field(3600.0, gt=0, le=86_400, description="s of a single day")
-    ofi_horizon_s: float = Field(10.0, gt=0, le=86_400, description="s, of the slope kappa")
+    ofi_s: float = Field(10.0, gt=0, le=86_400, description="s that order flow reaches back, and forward for the slope kappa")
     session_tz: str = Field("America/New_York", description="the venue's clock")
     session_end: str | None = Field("16:00", description="local time at which the position must be flat; None: the last quote")
     variants: int = Field(1, ge=1, description="settings tried before this one")
@@ -225,7 +226,7 @@ def _flow_slope(table: pd.DataFrame, *, every_s: float, horizon_s: float) -> tup
     resid = y - y.mean() - slope * dx
     return slope, float(np.sqrt((dx * dx) @ (resid * resid)) / (dx @ dx))  # White (1980)
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #63754767
+# %% ../../nbs/74_backtest.pipeline.ipynb #1ab5d64b
 def calibrate_market(
     market: Market,  # the early part
     *,
@@ -233,12 +234,12 @@ def calibrate_market(
 ) -> Calibration:  # what trading needs
     "Measure a market. Raises DataError when volatility or the intensity law cannot be found."
     quotes = market.quotes
-    table = features(quotes, every_s=config.every_s, window_s=config.window_s)
+    table = features(quotes, every_s=config.every_s, window_s=config.window_s, ofi_s=config.ofi_s)
     sigma = float(table["sigma"].median())
     if not sigma > 0:
         raise DataError(f"{market.source}: volatility is {sigma} price/sqrt(s) in the calibration window "
                         f"({len(table)} steps of {config.every_s} s): the mid never moved, or the window is shorter than window_s = {config.window_s} s")
-    slope, se = _flow_slope(table, every_s=config.every_s, horizon_s=config.ofi_horizon_s)
+    slope, se = _flow_slope(table, every_s=config.every_s, horizon_s=config.ofi_s)
     half = float(table["spread"].median()) / 2
     if not half > 0:
         raise DataError(f"{market.source}: the median spread is {2 * half} in the calibration window: most quotes are locked (bid = ask), "
@@ -320,7 +321,7 @@ class Job:
         "Write the reports, whole or not at all."
         return write_reports(self.results, folder, fit=self.calibration.fit)
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #92af6f4a
+# %% ../../nbs/74_backtest.pipeline.ipynb #89119622
 def _with_lots(market: Market, lot: float) -> Market:
     "The market with displayed sizes in units."
     if lot == 1.0:
@@ -337,9 +338,9 @@ def _fill_model(config: Config, params: QuoteParams, *, has_trades: bool) -> Poi
         if math.isnan(params.A):
             raise ParameterError("fills = 'poisson' needs A (1/s): give it, or calibrate on trades")
         return PoissonFills(A=params.A, k=params.k, latency_ns=latency)
-    return TradeFills(queue=config.queue if has_trades else "front", latency_ns=latency)
+    return TradeFills(queue=config.queue if has_trades else "front", crossing=config.crossing and has_trades, latency_ns=latency)
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #0c08addb
+# %% ../../nbs/74_backtest.pipeline.ipynb #9191bfd6
 def run_backtest(
     market: Market,  # from open_source
     config: Config = Config(),  # settings
@@ -356,7 +357,7 @@ def run_backtest(
     fills = _fill_model(config, params, has_trades=late.trades is not None)
     prints = None if config.fills == "poisson" else quote_prints(late.quotes) if late.trades is None else late.trades
     test = Backtest(late.quotes, trades=prints, strategy=config.strategy, params=params, fills=fills, fee_bps=config.fee_bps,
-                    fee_per_unit=config.fee_per_unit, every_s=config.every_s, window_s=config.window_s, tick=calibration.tick,
+                    fee_per_unit=config.fee_per_unit, every_s=config.every_s, window_s=config.window_s, ofi_s=config.ofi_s, tick=calibration.tick,
                     session_end=config.session_end, tz=config.session_tz, variants=config.variants)
     results = test.run(rng=np.random.default_rng(config.seed))
     info = results.info | {"calibration": f"on {calibration.events}, {calibration.window[0]} to {calibration.window[1]}; intensity fit: {calibration.fit.status}; {calibration.flow()}",

@@ -330,7 +330,7 @@ def _in_force(book: np.ndarray, book_ns: np.ndarray, t_ns: np.ndarray) -> np.nda
     "Bid, ask, bid size, ask size in force at some times, none before the first quote: the last quote at or before each."
     return book[np.searchsorted(book_ns, t_ns, side="right") - 1]
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #b0d786e2
+# %% ../../nbs/70_backtest.snapshot.ipynb #90b0e279
 def prepare_day(
     quotes: pd.DataFrame,  # QUOTES of one session
     *,
@@ -339,9 +339,10 @@ def prepare_day(
     tick: float,  # price increment
     every_s: float = 1.0,  # s between decisions
     window_s: float = 60.0,  # s, of volatility and of OFI's standard deviation
+    ofi_s: float | None = None,  # s that normalised flow reaches back; None is one step
 ) -> Day:  # arrays for the loops
     "A session as arrays. Raises DataError when it has fewer than two marks."
-    frame = features(quotes, every_s=every_s, window_s=window_s)
+    frame = features(quotes, every_s=every_s, window_s=window_s, ofi_s=ofi_s)
     book_ns = to_ns(quotes["time"])
     book = np.ascontiguousarray(quotes[["bid", "ask", "bid_size", "ask_size"]], dtype=np.float64)
     t_all = to_ns(frame["time"])
@@ -484,7 +485,7 @@ def manifest_of(
                         seed=results.seed, params=dataclasses.asdict(results.params), data=results.data, tz=i["tz"])
     return base | {"info": i}
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #5f9ef4dc
+# %% ../../nbs/70_backtest.snapshot.ipynb #3f88a8b3
 @dataclass(frozen=True, eq=False)
 class Backtest:
     "An experiment in the snapshot world; `run(rng=...)` performs it. Raises ParameterError, DataError."
@@ -503,6 +504,7 @@ class Backtest:
     horizon_s: float | None = None  # constant tau, s; None is the time left to session_end
     session_end: str | None = "16:00"  # local time, known in advance ("13:00" for a half session); None is the last mark of the day
     window_s: float = 60.0  # s, of volatility and of OFI's standard deviation
+    ofi_s: float | None = None  # s that normalised flow reaches back; None is one step
     tick: float | None = None  # price increment, a constant of the instrument; None infers it from all prices
     tz: str = "America/New_York"  # the exchange's zone
     overnight: str = "flat"  # "flat" marks out at the last mid, "carry" keeps the position
@@ -521,7 +523,7 @@ class Backtest:
     def variant(self, **changes: Any) -> "Backtest":
         "The same experiment with some fields changed; prepared days are shared when they can be."
         out = dataclasses.replace(self, **changes)
-        if "days" in self.__dict__ and not set(changes) & {"quotes", "trades", "every_s", "window_s", "tick", "tz"}:
+        if "days" in self.__dict__ and not set(changes) & {"quotes", "trades", "every_s", "window_s", "ofi_s", "tick", "tz"}:
             out.__dict__["days"] = self.days
         return out
 
@@ -529,7 +531,7 @@ class Backtest:
         "Perform the experiment; rng feeds Poisson fills and the intervals' seed."
         return _run_days(self, rng)
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #893f45d5
+# %% ../../nbs/70_backtest.snapshot.ipynb #da21fe3e
 def _check_experiment(b: Backtest) -> None:
     "Everything that can be refused before any work. Raises ParameterError, DataError."
     for name, unit in (("every_s", "s"), ("window_s", "s")):
@@ -562,7 +564,7 @@ def _split_days(b: Backtest) -> list[Day]:
     local = quotes["time"].dt.tz_convert(b.tz).dt.strftime("%Y-%m-%d")
     when = None if trades is None else trades["time"].dt.tz_convert(b.tz).dt.strftime("%Y-%m-%d")
     return [prepare_day(part.reset_index(drop=True), trades=None if trades is None else trades[when == date].reset_index(drop=True),
-                        date=str(date), tick=tick, every_s=b.every_s, window_s=b.window_s) for date, part in quotes.groupby(local, sort=True)]
+                        date=str(date), tick=tick, every_s=b.every_s, window_s=b.window_s, ofi_s=b.ofi_s) for date, part in quotes.groupby(local, sort=True)]
 
 
 def _tick_of(b: Backtest) -> float:
@@ -628,7 +630,7 @@ def _mark_out(b: Backtest, path: pd.DataFrame, fills: pd.DataFrame) -> tuple[pd.
     path.loc[end, ["inventory", "cash", "fees"]] = [0.0, last["cash"] + q * last["mid"] - fee, last["fees"] + fee]
     return path, fills
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #81fabc12
+# %% ../../nbs/70_backtest.snapshot.ipynb #90f88cd4
 def _run_days(b: Backtest, rng: np.random.Generator) -> BacktestResults:
     "All days of an experiment."
     tick, streams, paths, fills, rejected, refused = _tick_of(b), rng_streams(2, rng=rng), [], [], 0, 0
@@ -658,7 +660,7 @@ def _info_of(b: Backtest, *, tick: float, rejected: int, refused: int) -> dict[s
     name = b.strategy if isinstance(b.strategy, str) else getattr(b.strategy, "__name__", str(b.strategy))
     cost = "half the spread displayed" if b.close_cost_bps is None else f"{b.close_cost_bps:g} bps"
     return {"strategy": name, "world": "snapshot", "fills": b.fills.describe(), "fee_bps": b.fee_bps, "fee_per_unit": b.fee_per_unit,
-            "latency_ns": b.fills.latency_ns if b.latency_ns is None else b.latency_ns, "every_s": b.every_s, "window_s": b.window_s, "tick": tick,
+            "latency_ns": b.fills.latency_ns if b.latency_ns is None else b.latency_ns, "every_s": b.every_s, "window_s": b.window_s, "ofi_s": b.ofi_s, "tick": tick,
             "max_inventory": b.params.max_inventory if b.max_inventory is None else b.max_inventory,
             "horizon": f"time left to {b.session_end}" if b.horizon_s is None else f"constant {b.horizon_s:g} s",
             "overnight": b.overnight if b.overnight == "carry" else f"flat, marked out at the last mid at {cost}", "tz": b.tz, "q0": 0.0,

@@ -213,9 +213,9 @@ def signature(
         out.append([lag * step_s, *_block_sigma(m, lag, step_s, blocks, alpha)])
     return pd.DataFrame(out, columns=["lag_s", "sigma", "lower", "upper", "blocks"])
 
-# %% ../../nbs/22_features.volatility.ipynb #bf10d8bd
-def _session_features(q: pd.DataFrame, t: np.ndarray, marks: np.ndarray, every_s: float, calc: OFICalculator) -> pd.DataFrame:
-    "The features of one session."
+# %% ../../nbs/22_features.volatility.ipynb #b0ae9c7d
+def _session_features(q: pd.DataFrame, t: np.ndarray, marks: np.ndarray, every_s: float, calc: OFICalculator, steps: int) -> pd.DataFrame:
+    "The features of one session; normalised flow over `steps` marks."
     out = ofi_buckets(q, every_s=every_s, start=from_ns(marks[:1])[0], end=from_ns(marks[-1:])[0], convention=calc.convention)
     rows = np.searchsorted(t, marks[1:], side="right") - 1
     known = rows >= 0
@@ -223,9 +223,10 @@ def _session_features(q: pd.DataFrame, t: np.ndarray, marks: np.ndarray, every_s
     bid, ask, qb, qa = (_column(q, c)[rows] for c in ("bid", "ask", "bid_size", "ask_size"))
     share = np.divide(qb, qb + qa, out=np.full(len(rows), np.nan), where=qb + qa > 0)
     window = round(calc.window_s * 1e9)
+    norm = calc.normalize(out.set_index("time")["ofi"])
     return pd.DataFrame({"time": out["time"], "mid": out["mid"], "spread": ask - bid, "imbalance": share,
                          "weighted_mid": share * ask + (1 - share) * bid, "ofi": out["ofi"],
-                         "ofi_norm": calc.normalize(out.set_index("time")["ofi"]).to_numpy(),
+                         "ofi_norm": (norm.rolling(steps).sum() / math.sqrt(steps) if steps > 1 else norm).to_numpy(),
                          "sigma": _window_sigma(stamps, np.diff(out["mid"].to_numpy(), prepend=np.nan), window)})
 
 
@@ -234,6 +235,7 @@ def features(
     *,
     every_s: float = 1.0,  # the clock, s
     window_s: float = 60.0,  # of sigma and of the normalisation, s
+    ofi_s: float | None = None,  # how far back normalised flow reaches, s; None is one step
     start: Any = None,  # first mark, zone-aware; default on multiples of every_s
     end: Any = None,  # last mark
     convention: str = "cks",  # of OFI
@@ -244,10 +246,11 @@ def features(
     calc = OFICalculator(window_s=window_s, floor=floor, convention=convention)
     if check_positive("every_s", every_s, unit="s") * 2 > window_s:
         raise ParameterError(f"window_s = {window_s!r} s must hold at least two steps of every_s = {every_s!r} s")
+    steps = 1 if ofi_s is None else max(1, round(check_positive("ofi_s", ofi_s, unit="s") / every_s))
     q = validate_quotes(quotes)
     t = _times(q)
     parts = session_rows(t, gap_s=gap_s) if start is None and end is None else [(0, t.size)]
-    out = [_session_features(q.iloc[a:b], t[a:b], clock_marks(t[a:b], every_s=every_s, start=start, end=end), every_s, calc) for a, b in parts]
+    out = [_session_features(q.iloc[a:b], t[a:b], clock_marks(t[a:b], every_s=every_s, start=start, end=end), every_s, calc, steps) for a, b in parts]
     table = pd.concat(out, ignore_index=True)
     table.attrs.update(quotes.attrs | {"every_s": every_s, "window_s": window_s, "unit_sigma": PRICE_VOL_UNIT})
     return table
