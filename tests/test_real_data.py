@@ -1,5 +1,6 @@
 "`mm-engine` on the real files, and the facts of DATA.md that no other test holds."
 import json
+from pathlib import Path
 
 import pytest
 from conftest import real
@@ -46,6 +47,10 @@ def test_rda_pair(tmp_path):
     books_balance(run)
     assert run["days"] == ["2018-01-03"] and "2018-01-02" in run["calibration"] and run["fills"] > 100
     assert run["markouts"]["60"]["lo"] > 0, "those who hit us knew something"
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf8")  # what it tells of this day is this run
+    told = (f"captured {run['spread_capture']:,.0f} dollars of spread and lost {-run['inventory_pnl']:,.0f} on inventory: "
+            f"net −{-run['total']:,.0f}, with a 95 % interval from −{-run['ci'][0]:,.0f} to −{-run['ci'][1]:,.0f}")
+    assert told in readme, told
     page = (tmp_path / "run" / "report.html").read_text()
     assert "round lots" in page and "2018-01-02" in page
     code, out, err = call("inspect", quotes[0], "--tz", "America/New_York")

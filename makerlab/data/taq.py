@@ -8,14 +8,14 @@ __all__ = ['QUOTE_RULES', 'TRADE_RULES', 'QUOTE_CLEANING', 'TRADE_CLEANING', 'BN
            'quote_before', 'match_trades', 'lee_ready_slow', 'lee_ready', 'session_rows', 'clock_marks', 'to_clock',
            'load_quotes', 'load_trades', 'day_file', 'load_nbbo_data', 'load_trade_data']
 
-# %% ../../nbs/10_data.taq.ipynb #3af963ef
+# %% ../../nbs/10_data.taq.ipynb #a1245d2b
 import bz2
 import gzip
 import lzma
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo

@@ -6,7 +6,7 @@
 __all__ = ['THROUGH', 'BEHIND', 'FRONT', 'QUEUES', 'relative_intensity', 'fill_probability', 'FillModel', 'PoissonFills',
            'RelativeFills', 'TradeFills', 'sign_trades', 'rest_order']
 
-# %% ../../nbs/52_execution.fills.ipynb #9e9ce919
+# %% ../../nbs/52_execution.fills.ipynb #39dee620
 import math
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from ..core import BUY, SELL, NS_PER_S, ParameterError, check_choice, check_finite, check_nonnegative, check_positive, from_ns, next_poisson, next_uniform, njit, to_ns
+from ..core import BUY, SELL, ParameterError, check_choice, check_nonnegative, check_positive, next_poisson, next_uniform, njit, to_ns
 from ..data.taq import lee_ready, match_trades
 from ..schema import validate_trades
 
