@@ -278,7 +278,7 @@ def njit(
     parallel: bool = False,  # threads by prange
     fastmath: bool = False,  # reordered floating point
     inline: str = "never",  # "always" to inline into callers
-) -> Any:  # the compiled function; `.py_func` is the plain one
+) -> Any:  # the compiled function; .py_func is the plain one
     "numba.njit with makerlab's cache, which is never stale and is off for functions outside the package."
     if fn is None:
         return functools.partial(njit, signature=signature, parallel=parallel, fastmath=fastmath, inline=inline)

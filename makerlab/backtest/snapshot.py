@@ -387,7 +387,7 @@ class Scored:
     "What a strategy did and what it was told, with everything that can be scored from it."
 
     path: pd.DataFrame  # PATH, a row a mark; position, cash (after fees) and fees after its interval
-    fills: pd.DataFrame  # FILLS and `maker`: False for the marking-out at a day's end
+    fills: pd.DataFrame  # FILLS and maker: False for the marking-out at a day's end
     params: QuoteParams  # what the strategy was told
     info: dict[str, Any]  # strategy, fill model, fees, latency, sample, variants, counts
     mids: pd.Series  # mid by time, as fine as the source has it, for markouts

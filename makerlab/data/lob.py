@@ -51,7 +51,7 @@ def _read_csv(
     data: bytes,  # a csv file without header
     names: list[str],  # its columns
     where: str,  # its name, for messages
-) -> pa.Table:  # int64 columns, `seconds` as text
+) -> pa.Table:  # int64 columns, seconds as text
     "Arrow's reader; DataError when a line has another shape or holds no number."
     types = {name: pa.string() if name in ("seconds", "extra") else pa.int64() for name in names}
     try:
@@ -137,7 +137,7 @@ def _choose(
 
 def _bytes(
     source: Path,  # zip, folder or file
-    name: str,  # as `lobster_files` gave it
+    name: str,  # as lobster_files gave it
 ) -> bytes:  # the file
     "One file of a source."
     if source.suffix.lower() == ".zip":

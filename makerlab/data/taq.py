@@ -708,7 +708,7 @@ def lee_ready_slow(
 # %% ../../nbs/10_data.taq.ipynb #c7ea0a5c
 def lee_ready(
     matched: pd.DataFrame,  # from match_trades: price, bid, ask
-) -> pd.Series:  # int8 `side`: +1 buyer, -1 seller was the aggressor, 0 unknown
+) -> pd.Series:  # int8 side: +1 buyer, -1 seller was the aggressor, 0 unknown
     "Trade signs by quote, then by tick; Lee and Ready (1991). Raises DataError without a matched quote's columns or for a missing price."
     missing = [c for c in ("price", "bid", "ask") if c not in matched.columns]
     if missing:

@@ -189,7 +189,7 @@ def _check_horizons(name: str, horizons: Sequence[float], unit: str) -> list[flo
 
 # %% ../../nbs/61_scoring.attribution.ipynb #d6ce0987
 def markouts(
-    fills: pd.DataFrame,  # FILLS, as for `attribute`
+    fills: pd.DataFrame,  # FILLS, as for attribute
     mids: Any,  # mid at each step, price
     *,
     horizons: Sequence[int],  # steps after the fill
@@ -267,7 +267,7 @@ def _cluster_se(cost: np.ndarray, qty: np.ndarray, block: np.ndarray) -> tuple[f
 
 # %% ../../nbs/61_scoring.attribution.ipynb #0c33c745
 def adverse_selection(
-    table: pd.DataFrame,  # from `markouts` or `markouts_by_time`
+    table: pd.DataFrame,  # from markouts or markouts_by_time
     *,
     level: float = 0.95,  # of the intervals
 ) -> pd.DataFrame:  # one row a horizon
@@ -294,14 +294,14 @@ def adverse_selection(
 
 
 def censored(
-    table: pd.DataFrame,  # from `markouts` or `markouts_by_time`
+    table: pd.DataFrame,  # from markouts or markouts_by_time
 ) -> pd.Series:  # count by horizon
     "How many fills have no mid `h` later, by horizon."
     return table["markout_pnl"].isna().groupby(table["horizon"]).sum().astype(int).rename("censored")
 
 # %% ../../nbs/61_scoring.attribution.ipynb #d2128005
 def carve_out(
-    fills: pd.DataFrame,  # FILLS, as for `attribute`
+    fills: pd.DataFrame,  # FILLS, as for attribute
     mids: Any,  # mid at each step, price
     *,
     horizons: Sequence[int],  # steps
@@ -319,7 +319,7 @@ def carve_out(
 
 # %% ../../nbs/61_scoring.attribution.ipynb #63ce7f8e
 def plot_markouts(
-    costs: pd.DataFrame,  # from `adverse_selection`
+    costs: pd.DataFrame,  # from adverse_selection
     ax: Axes,  # to draw on
 ) -> Axes:  # the same
     "Cost of adverse selection per unit by horizon with its interval, beside the spread captured per unit."

@@ -110,7 +110,7 @@ class ReportData:
     metrics: pd.DataFrame  # value, unit, note
     intervals: dict[str, Interval]  # "total" at least, if computed
     manifest: dict[str, Any]  # conditions
-    fit: pd.DataFrame | None = None  # one row, see `fit_table`
+    fit: pd.DataFrame | None = None  # one row, see fit_table
 
 
 _PARTS = ("total", "spread_capture", "inventory_pnl", "fees", "residual", "turnover")
@@ -119,7 +119,7 @@ _PARTS = ("total", "spread_capture", "inventory_pnl", "fees", "residual", "turno
 def collect(
     results: Any,  # with path, fills, attribution, markouts [, metrics, intervals, manifest]
     *,
-    fit: Any = None,  # a calibration, see `fit_table`
+    fit: Any = None,  # a calibration, see fit_table
 ) -> ReportData:  # for the writers
     "Gather what a report shows. Raises ParameterError naming what the results lack."
     lacking = [a for a in ("path", "fills", "attribution", "markouts") if getattr(results, a, None) is None]
@@ -200,7 +200,7 @@ def markout_phrase(data: ReportData) -> str:
 
 
 def profit_sentence(
-    data: ReportData,  # from `collect` or `read_report`
+    data: ReportData,  # from collect or read_report
 ) -> str:  # one sentence
     "Net P&L with its interval, conditions and markout, the only form in which it is printed."
     total = data.intervals.get("total")
@@ -266,7 +266,7 @@ def _fit_long(fit: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../../nbs/63_scoring.report.ipynb #b4f6ecef
 def summary_markdown(
-    data: ReportData,  # from `collect` or `read_report`
+    data: ReportData,  # from collect or read_report
 ) -> str:  # backtest_summary.md
     "The run in text: conditions, decomposition, markouts, metrics, and at last the profit with its interval."
     card = _card(data.manifest)
@@ -282,7 +282,7 @@ def summary_markdown(
 
 
 def fit_markdown(
-    fit: pd.DataFrame,  # from `fit_table`
+    fit: pd.DataFrame,  # from fit_table
 ) -> str:  # mle_report.md
     "The calibration in text."
     status = str(fit.iloc[0].get("status", "")) or "not stated"
@@ -383,7 +383,7 @@ def _figures(data: ReportData) -> dict[str, str]:
 
 
 def html_page(
-    data: ReportData,  # from `collect` or `read_report`
+    data: ReportData,  # from collect or read_report
 ) -> str:  # report.html
     "The self-contained page: decomposition and markouts before net P&L."
     f, title = _figures(data), f"Backtest: {conditions(data.manifest)['strategy']}"
@@ -499,7 +499,7 @@ def write_reports(
     results: Any,  # with path, fills, attribution, markouts [, metrics, intervals, manifest]
     folder: str | Path,  # made when missing
     *,
-    fit: Any = None,  # a calibration, see `fit_table`; adds fit.csv and mle_report.md
+    fit: Any = None,  # a calibration, see fit_table; adds fit.csv and mle_report.md
 ) -> list[Path]:  # the files written
     "Write the whole report or nothing; files of an earlier report are replaced only at the end."
     data = collect(results, fit=fit)
@@ -509,7 +509,7 @@ def write_reports(
 
 
 def write_fit(
-    fit: Any,  # a calibration, see `fit_table`
+    fit: Any,  # a calibration, see fit_table
     folder: str | Path,  # made when missing
 ) -> list[Path]:  # fit.csv and mle_report.md
     "Write a calibration on its own, whole or not at all."
@@ -532,7 +532,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_report(
-    folder: str | Path,  # written by `write_reports`
+    folder: str | Path,  # written by write_reports
 ) -> dict[str, Any]:  # path, fills, steps, parts, markouts, metrics, intervals, manifest, fit
     "A report's tables and numbers. Raises DataError when a file is missing or differs from its digest in the manifest."
     folder = Path(folder)
@@ -553,7 +553,7 @@ def read_report(
 
 
 def render_html(
-    folder: str | Path,  # written by `write_reports`
+    folder: str | Path,  # written by write_reports
 ) -> Path:  # report.html
     "Draw report.html again from the report's files, and note its digest in the manifest."
     data = ReportData(**read_report(folder))
