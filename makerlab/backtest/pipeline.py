@@ -6,7 +6,7 @@
 __all__ = ['Config', 'make_config', 'split_market', 'clean_market', 'about_the_data', 'quote_prints', 'fit_market', 'Calibration',
            'calibrate_market', 'quote_params', 'params_for_mid', 'Job', 'run_backtest']
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #d09b9c01
+# %% ../../nbs/74_backtest.pipeline.ipynb #867ed182
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from ..core import DataError, ParameterError, check_positive, infer_tick, price_
 from ..data.source import Market
 from ..data.taq import clean_quotes
 from ..execution.fills import PoissonFills, TradeFills
+from ..features.ofi import ofi_regression
 from ..features.volatility import features
 from ..models.quoting import QuoteParams, gamma_for_skew
 from ..schema import validate_mids
@@ -186,7 +187,7 @@ def fit_market(
         return fit
     return to_reach(fit, width=step)
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #6b3980a1
+# %% ../../nbs/74_backtest.pipeline.ipynb #4eea0141
 @dataclass(frozen=True)
 class Calibration:
     "What was measured before trading."
@@ -207,24 +208,22 @@ class Calibration:
 
     def flow(self) -> str:
         "The slope on order flow in words."
-        return (f"order-flow slope {self.kappa:.2g} +- {self.kappa_se:.2g} price per s.d., "
+        return (f"order-flow slope {self.kappa:.2g} +- {self.kappa_se:.2g} price per unit of normalised flow, "
                 + ("told from zero: as-ofi leans on it" if self.flow_tells else "not told from zero: as-ofi quotes as as does"))
 
 
 def _flow_slope(table: pd.DataFrame, *, every_s: float, horizon_s: float) -> tuple[float, float]:
-    "Slope and standard error of the mid's next change on normalised flow, on steps that do not overlap; (0, inf) if there are too few."
+    "Slope and HAC error of the mid's next change on normalised flow, at every step; (0, inf) when it cannot be had."
     step = max(1, round(horizon_s / every_s))
-    part = table.iloc[::step]
-    x, y = part["ofi_norm"].to_numpy()[:-1], np.diff(part["mid"].to_numpy())
-    near = np.diff(to_ns(part["time"])) <= 1.5e9 * step * every_s  # not over a night
-    ok = np.isfinite(x) & np.isfinite(y) & near
-    x, y = x[ok], y[ok]
-    if x.size < 30 or x.std() == 0:
+    mid, t = table["mid"].to_numpy(), to_ns(table["time"])
+    change = np.full(len(mid), np.nan)
+    near = t[step:] - t[:-step] <= 1.5e9 * step * every_s  # not over a night
+    change[:-step] = np.where(near, mid[step:] - mid[:-step], np.nan)
+    pairs = pd.DataFrame({"ofi": table["ofi_norm"].to_numpy(), "dmid": change}).dropna()
+    if len(pairs) < 30 * step or pairs["ofi"].std() == 0:
         return 0.0, math.inf
-    dx = x - x.mean()
-    slope = float(dx @ y / (dx @ dx))
-    resid = y - y.mean() - slope * dx
-    return slope, float(np.sqrt((dx * dx) @ (resid * resid)) / (dx @ dx))  # White (1980)
+    fit = ofi_regression(pairs, hac_lags=2 * step)
+    return fit.beta, float(fit.bse["beta"])
 
 # %% ../../nbs/74_backtest.pipeline.ipynb #1ab5d64b
 def calibrate_market(
