@@ -8,7 +8,7 @@ KATEX := 0.16.22
 export OMP_NUM_THREADS ?= 1
 export PYTHONHASHSEED ?= 0
 
-.PHONY: help demo test check lab docs docs-preview bench readme notebooks clean
+.PHONY: help demo test check nightly lab docs docs-preview bench readme notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -44,6 +44,9 @@ test: $(VENV)/.dev $(VENV)/.katex ## install what the tests need, then run every
 check: ## everything that CI runs, without the installing
 	@test -x $(BIN)/nbdev_test || { echo "nothing is installed in $(VENV) yet: make test"; exit 1; }
 	@$(BIN)/python tools/check.py
+
+nightly: $(VENV)/.dev ## what is too slow for every landing: the coverage of every interval that the library prints
+	@$(BIN)/python -m pytest -q --slow -m slow tests
 
 lab: $(VENV)/.dev ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab nbs/index.ipynb

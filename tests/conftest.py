@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
+from coverage_kit import RESULTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACES = [Path(p) for p in (os.environ.get("MAKERLAB_REAL_DATA"), ROOT.parent / "shared" / "data") if p]
@@ -14,6 +15,18 @@ def real(path: str) -> Path:
         if (place / path).exists():
             return place / path
     pytest.skip(f"REAL DATA: {path} is not in {' or '.join(str(p.name) + '/' for p in PLACES)} (set MAKERLAB_REAL_DATA to its folder)")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too: the coverage of every interval")
+
+
+def pytest_collection_modifyitems(config, items):
+    "Slow tests are taken out of the run, not skipped: a skip would look like something missing."
+    if not config.getoption("--slow"):
+        out = [item for item in items if "slow" in item.keywords]
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if "slow" not in item.keywords]
 
 
 @pytest.fixture
@@ -42,6 +55,8 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
         terminalreporter.line(f"ORACLES, context only (nothing to assert): {', '.join(context)}")
     for line in later:
         terminalreporter.line(f"ORACLES, not yet: {line}")
+    for name, held, tapes, level in RESULTS:
+        terminalreporter.line(f"COVERAGE: {name}: {held / tapes:.1%} of {tapes} tapes (nominal {level:.0%})")
     before = os.environ.get("MAKERLAB_CHECK_FAILED")
     if before:
         terminalreporter.line(f"FAILED BEFORE PYTEST: {before} (see above): this run fails", red=True)
