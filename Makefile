@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 CONFIG := settings.ini setup.py constraints.txt
 KATEX := 0.16.22
+BENCH_PEERS := avellaneda-stoikov==0.1.0 hawkesbook==0.1.0 HawkesPyLib==0.3.0
 export OMP_NUM_THREADS ?= 1
 export PYTHONHASHSEED ?= 0
 
@@ -73,6 +74,7 @@ notebooks: $(VENV)/.dev ## after editing notebooks: export the package, clean, n
 	@python=$$(tools/need.sh bench) && { test -x .venv-bench/bin/python || "$$python" -m venv .venv-bench; }
 	@echo "Installing makerlab and its peers into .venv-bench: about 290 MB to download."
 	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e . polars
+	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(BENCH_PEERS)
 	@touch $@
 
 bench: .venv-bench/.peers ## makerlab beside its peers, into bench/RESULTS.md

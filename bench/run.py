@@ -12,6 +12,9 @@ ROWS = {
     "B": ("row_b.py", "Avellaneda–Stoikov Monte-Carlo"),
     "D": ("row_d.py", "OFI, rolling 60 s σ and weighted mid"),
     "E": ("row_e.py", "Poisson maximum likelihood, bootstrap refits"),
+    "H": ("row_h.py", "Cartea–Jaimungal HJB, q_max 50 × 2,000 steps"),
+    "I": ("row_i.py", "Hawkes log-likelihood and gradient"),
+    "J": ("row_j.py", "block bootstrap of a day's P&L, 10,000 replicates"),
 }
 
 

@@ -303,7 +303,7 @@ def calibrate(source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", h
         written = write_fit(fit, out)
     say(_fit_answer(fit) | {"events": events, "about_the_data": notes, "written": [str(p) for p in written]}, as_json=as_json)
 
-# %% ../nbs/99_cli.ipynb #4e9bca26
+# %% ../nbs/99_cli.ipynb #db1c2035
 def _settings(path: str | None, options: dict[str, Any]) -> dict[str, Any]:
     "Settings of a YAML file, overruled by the options given. Raises ParameterError for a bad file."
     loaded: Any = {}
@@ -325,12 +325,12 @@ def _result_answer(results: Any) -> dict[str, Any]:
     marks = {f"{h:g}": {"cost_per_unit": r["cost_per_unit"], "lo": r["lo"], "hi": r["hi"], "fills": int(r["fills"]), "censored": int(r["censored"])} for h, r in costs.iterrows()}
     interval = results.intervals.get("total")
     return {"strategy": results.info["strategy"], "symbol": results.info["symbol"], "days": results.info["days"], "fill_model": results.info["fills"],
-            "latency_ms": results.info["latency_ns"] / 1e6, "calibration": results.info.get("calibration"), "about_the_data": results.info.get("about_the_data"), "spread_capture": a.spread_capture,
+            "latency_ms": results.info["latency_ns"] / 1e6, "fee_schedule": results.info.get("fee_schedule") or None, "calibration": results.info.get("calibration"), "about_the_data": results.info.get("about_the_data"), "spread_capture": a.spread_capture,
             "inventory_pnl": a.inventory_pnl, "fees": a.fees, "residual": a.residual, "turnover": a.turnover, "fills": int(results.fills["maker"].sum()),
             "markouts": marks, "total": a.total, "ci": None if interval is None else [interval.lo, interval.hi],
             "ci_method": None if interval is None else interval.method, "variants": results.info["variants"], "params": dataclasses.asdict(results.params)}
 
-# %% ../nbs/99_cli.ipynb #d0412006
+# %% ../nbs/99_cli.ipynb #7cc75813
 def _midpath(mid: str, fit: str | None, config: Any, *, dt: float, sigma: float | None) -> Any:
     "The reduced-form run of seed 004. Raises DataError or ParameterError."
     import numpy as np
@@ -348,11 +348,11 @@ def _midpath(mid: str, fit: str | None, config: Any, *, dt: float, sigma: float 
     if law["A"] is None or law["k"] is None:
         raise ParameterError("backtest --mid needs --fit fit.csv, or --A and --k")
     params = params_for_mid(path, k=float(law["k"]), A=float(law["A"]), config=config, dt_s=None if "time" in path.columns else dt, sigma=sigma)
-    strategy = "as" if config.strategy == "as-ofi" else config.strategy  # a mid path has no order flow
+    strategy = "as" if config.strategy in ("as-ofi", "as-adaptive") else config.strategy  # a mid path has no order flow, and no earlier day
     return run_midpath(path, A=float(law["A"]), k=float(law["k"]), params=params, rng=np.random.default_rng(config.seed), sigma=sigma,
-                       dt_s=None if "time" in path.columns else dt, strategy=strategy, fee_bps=config.fee_bps, fee_per_unit=config.fee_per_unit, variants=config.variants)
+                       dt_s=None if "time" in path.columns else dt, strategy=strategy, fee_bps=config.fee_bps, fee_per_unit=config.fee_per_unit, fees=config.schedule if config.fees is not None else None, variants=config.variants)
 
-# %% ../nbs/99_cli.ipynb #2b9b4af8
+# %% ../nbs/99_cli.ipynb #fb593a74
 @app.command()
 @guarded
 def backtest(source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="a source, when no --mid is given")] = None,
@@ -360,14 +360,14 @@ def backtest(source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", he
              fit: Annotated[str | None, typer.Option(help="fit.csv of calibrate, for --mid")] = None,
              dt: Annotated[float, typer.Option(help="s between rows of --mid without a time column")] = 1.0,
              sigma: Annotated[float | None, typer.Option(help="price/sqrt(s), for --mid; estimated from past moves when not given")] = None,
-             strategy: Annotated[str | None, typer.Option(help="naive, as or as-ofi")] = None, config: Annotated[str | None, typer.Option(help="YAML of settings, see mm-engine config")] = None,
+             strategy: Annotated[str | None, typer.Option(help="naive, as, as-ofi, as-adaptive, glft or cj")] = None, config: Annotated[str | None, typer.Option(help="YAML of settings, see mm-engine config")] = None,
              gamma: Annotated[float | None, typer.Option(help="risk aversion, 1/(price*unit)")] = None, k: Annotated[float | None, typer.Option(help="1/price")] = None,
              A: Annotated[float | None, typer.Option("--A", help="1/s")] = None, kappa: Annotated[float | None, typer.Option(help="OFI skew, price per s.d.")] = None,
              eta: Annotated[float | None, typer.Option(help="OFI widening, price per s.d.")] = None, half_spread: Annotated[float | None, typer.Option(help="of naive, price")] = None,
              qty: Annotated[float | None, typer.Option(help="units a quote")] = None, max_inventory: Annotated[float | None, typer.Option(help="units")] = None,
              fills: Annotated[str | None, typer.Option(help="trades or poisson")] = None, crossing: Annotated[bool | None, typer.Option("--crossing/--prints-only", help="whether a quote that moves to our price fills us too")] = None, queue: Annotated[str | None, typer.Option(help="behind, through or front")] = None,
              latency_ms: Annotated[float | None, typer.Option(help="from decision to effect")] = None, fee_bps: Annotated[float | None, typer.Option(help="of notional; a rebate is negative")] = None,
-             fee_per_unit: Annotated[float | None, typer.Option(help="price per unit")] = None, every_s: Annotated[float | None, typer.Option(help="s between decisions")] = None,
+             fee_per_unit: Annotated[float | None, typer.Option(help="price per unit")] = None, fees: Annotated[str | None, typer.Option(help="a fee schedule: a preset (example-maker-taker, ...) or a YAML file; see page costs")] = None, fee_aware: Annotated[bool | None, typer.Option("--fee-aware/--fee-blind", help="whether glft and cj allow for the maker's fee in their quotes")] = None, phi: Annotated[float | None, typer.Option(help="of cj: running penalty, price/(unit*s)")] = None, alpha: Annotated[float | None, typer.Option(help="of cj: terminal penalty, price/unit")] = None, eps_buy: Annotated[float | None, typer.Option(help="of cj: rise of the mid at a buy order, price; measured when not given")] = None, eps_sell: Annotated[float | None, typer.Option(help="of cj: fall of the mid at a sell order, price")] = None, every_s: Annotated[float | None, typer.Option(help="s between decisions")] = None,
              quote_lot: Annotated[float | None, typer.Option(help="units in one displayed unit; 100 for round lots")] = None, calibration_s: Annotated[float | None, typer.Option(help="s of a single day to calibrate on")] = None,
              variants: Annotated[int | None, typer.Option(help="settings tried, this one included")] = None, seed: Annotated[int | None, typer.Option(help="of random fills and intervals")] = None,
              out: Out = "reports", symbol: Symbol = None, tz: Zone = None, format: Format = None, trades: Trades = None, start_date: Start = None, end_date: End = None,
@@ -379,7 +379,7 @@ def backtest(source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", he
     if (source is None) == (mid is None):
         raise ParameterError("give either SOURCE or --mid mid.csv, and not both")
     given = {"strategy": strategy, "gamma": gamma, "k": k, "A": A, "kappa": kappa, "eta": eta, "half_spread": half_spread, "qty": qty, "max_inventory": max_inventory,
-             "fills": fills, "queue": queue, "crossing": crossing, "latency_ms": latency_ms, "fee_bps": fee_bps, "fee_per_unit": fee_per_unit, "every_s": every_s,
+             "fills": fills, "queue": queue, "crossing": crossing, "latency_ms": latency_ms, "fee_bps": fee_bps, "fee_per_unit": fee_per_unit, "fees": fees, "fee_aware": fee_aware, "phi": phi, "alpha": alpha, "eps_buy": eps_buy, "eps_sell": eps_sell, "every_s": every_s,
              "quote_lot": quote_lot, "calibration_s": calibration_s, "variants": variants, "seed": seed}
     settings = make_config(_settings(config, given) | ({"session_end": None} if any_hours else {}))
     with progress() as step:

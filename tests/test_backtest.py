@@ -15,7 +15,8 @@ from makerlab.execution.fills import PoissonFills, RelativeFills, TradeFills
 from makerlab.models.quoting import STRATEGIES, QuoteParams, params_from_market
 from makerlab.schema import PATH_COLUMNS, new_state, strategy, validate_fills
 
-PARAMS = QuoteParams(gamma=1e-3, max_inventory=300.0, kappa=0.01, eta=0.005)
+PARAMS = QuoteParams(gamma=1e-3, max_inventory=300.0, kappa=0.01, eta=0.005, A=0.5, phi=1e-8, alpha=1e-4, regime_sigma=(0.01,), regime_gamma=(1e-3, 3e-3),
+                     regime_kappa=(0.01, 0.002), regime_eta=(0.005, 0.02))
 seeds = st.integers(0, 2**32 - 1)
 
 

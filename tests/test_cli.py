@@ -188,6 +188,40 @@ def test_config_is_read_back(put, tmp_path):
     assert over["strategy"] == "as", "an option overrules the file"
 
 
+@pytest.mark.parametrize("strategy, has", [("glft", "A"), ("cj", "phi"), ("as-adaptive", "regime_gamma")])
+def test_model_strategies_end_to_end(put, tmp_path, strategy, has):
+    source = put()
+    code, out, err = call("backtest", source, "--strategy", strategy, "--fees", "example-maker-taker", "--out", tmp_path / "r", "--json")
+    run = strict(out)
+    assert (code, err, run["strategy"]) == (0, "", strategy) and run["params"][has] and "example-maker-taker" in run["fee_schedule"]
+    assert run["spread_capture"] + run["inventory_pnl"] - run["fees"] + run["residual"] == pytest.approx(run["total"], abs=1e-9)
+    assert "example-maker-taker" in (tmp_path / "r" / "backtest_summary.md").read_text()
+    assert call("report", tmp_path / "r")[0] == 0
+
+
+def test_models_on_a_mid_path(tmp_path):
+    pd.DataFrame({"mid": 100 + 0.02 * np.random.default_rng(4).standard_normal(3600).cumsum()}).to_csv(tmp_path / "mid.csv", index=False)
+    for strategy in ("glft", "cj", "as-adaptive"):
+        run = strict(call("backtest", "--mid", "mid.csv", "--A", "1", "--k", "20", "--strategy", strategy, "--fees", "example-inverted", "--qty", "10", "--max-inventory", "100", "--json")[1])
+        assert run["fills"] > 50 and run["fees"] > 0 and abs(run["residual"]) <= 1e-9 * run["turnover"]
+
+
+def test_fees_by_file_and_their_complaints(put, tmp_path):
+    source = put()
+    (tmp_path / "f.yaml").write_text("maker_per_unit: 0.001\ntaker_per_unit: 0.002\nmin_per_order: 0.2\n")
+    run = strict(call("backtest", source, "--fees", "f.yaml", "--json")[1])
+    (tmp_path / "c.yaml").write_text("strategy: as\nfees: {maker_per_unit: 0.001, taker_per_unit: 0.002, min_per_order: 0.2}\n")
+    same = strict(call("backtest", source, "--config", "c.yaml", "--json")[1])
+    assert run["fees"] == same["fees"] > 0 and "at least 0.2 an order" in run["fee_schedule"]
+    for body, says in (("maker_bsp: 1\n", "maker_bsp is not a key"), ("tiers: 3\n", "tiers"), ("maker_bps: two\n", "maker_bps"), ("- 1\n", "name: value"), ("tiering: both\n", "tiering")):
+        (tmp_path / "f.yaml").write_text(body)
+        refused("backtest", source, "--fees", "f.yaml", "--json", says=says)
+    refused("backtest", source, "--fees", "nowhere", says="neither a preset")
+    refused("backtest", source, "--fees", "free", "--fee-bps", "1", says="two numbers")
+    refused("backtest", source, "--strategy", "cj", "--qty", "1", says="lots")
+    refused("backtest", source, "--strategy", "glft", "--phi", "-1", says="phi")
+
+
 def test_features_are_written(put, tmp_path):
     source = put()
     tables = []

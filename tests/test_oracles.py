@@ -15,14 +15,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from makerlab.calibration.hawkes import HawkesModel, compensator, hawkes_intensity, hawkes_loglik
 from makerlab.calibration.intensity import IntensityModel
 from makerlab.core import PriceVol, ReturnVol, UnitError
 from makerlab.execution.fills import relative_intensity
+from makerlab.features.microprice import embedded_chain, imbalance, microprice_adjustment, microprice_matrices, mid, weighted_mid
 from makerlab.features.ofi import average_depth, integrated_ofi, integrated_ofi_weights, multilevel_ofi, ofi_buckets, ofi_events, scaled_ofi
 from makerlab.features.volatility import rolling_vol
 from makerlab.models import avellaneda_stoikov as model
+from makerlab.models.cartea_jaimungal import solve_cj
+from makerlab.models.glft import glft_closed_form, glft_coefficients, solve_glft, stationary_glft
+from makerlab.models.impact import almgren_chriss
 from makerlab.models.quoting import post_only, round_to_ticks
 from makerlab.scoring.attribution import adverse_selection, attribute, censored, markouts
+from makerlab.scoring.tail_risk import gaussian_var_cvar, historical_var_cvar, price_var_cvar
 
 FILE = Path(os.environ.get("ORACLES") or Path(__file__).parent / "oracles" / "oracles.json")
 CASES = json.loads(FILE.read_text(encoding="utf8"))["cases"]
@@ -390,12 +396,183 @@ def check_post_only(case, inputs, expected, tol):
         assert math.isclose(bid_ticks * tick, math.floor(bid / tick + 1e-9) * tick, abs_tol=1e-9), "improving the market is allowed"
 
 
+# ---- glft
+
+def check_depths(depths, expected: dict, tol: Tolerance, names: dict[str, np.ndarray]) -> None:
+    "Every depth that the oracle gives, by inventory; sides that may not quote have none."
+    where = {int(q): i for i, q in enumerate(depths.q)}
+    for name, got in names.items():
+        for q, want in expected.get(name, {}).items():
+            tol.check(got[where[int(q)]], want, f"{name}[{q}]")
+    if "no_bid_at" in expected:
+        assert math.isnan(depths.bid[where[expected["no_bid_at"]]]) and math.isnan(depths.ask[where[expected["no_ask_at"]]])
+
+
+def check_glft(case, inputs, expected, tol):
+    how = {"sigma": num(inputs["sigma"]), "A": num(inputs["A"]), "k": num(inputs["k"]), "gamma": num(inputs["gamma"]),
+           "drift": num(inputs.get("mu", 0)), "impact": num(inputs.get("xi", 0))}
+    horizon, q_max = num(inputs["T"]), int(inputs["Q"])
+    for method in ("expm", "ode"):
+        depths = solve_glft(**how, horizon_s=horizon, q_max=q_max, method=method)
+        check_depths(depths, expected, tol, {"bid_depth_t0": depths.bid, "ask_depth_t0": depths.ask})
+    far = stationary_glft(**how, q_max=q_max)
+    check_depths(far, expected, tol, {"bid_depth_asymptotic_eigen": far.bid, "ask_depth_asymptotic_eigen": far.ask})
+    if "smallest_eigenvalue" in expected:
+        tol.check(far.info["smallest_eigenvalue"], expected["smallest_eigenvalue"], "smallest_eigenvalue")
+        found = glft_coefficients(**{n: how[n] for n in ("sigma", "A", "k", "gamma")})
+        for name, got in (("alpha", found.alpha), ("eta", found.eta), ("base_depth", found.base)):
+            Tolerance("rel 1e-12").check(got, expected[name], name, floor=0.0)
+    for i, side in enumerate(("bid", "ask")):
+        for q, want in expected.get(f"{side}_depth_closed_form", {}).items():
+            Tolerance("rel 1e-12").check(glft_closed_form(float(q), **how)[i], want, f"closed form {side} at {q}", floor=0.0)
+    if "spread_closed_form" in expected:
+        Tolerance("rel 1e-12").check(sum(glft_closed_form(0.0, **how)), expected["spread_closed_form"], "spread_closed_form", floor=0.0)
+    if "risk_neutral_unbounded_depth" in expected:
+        tol.check(model.base_depth(gamma=how["gamma"], k=how["k"]), expected["risk_neutral_unbounded_depth"], "risk_neutral_unbounded_depth")
+
+
+def check_base_depth(case, inputs, expected, tol):
+    gamma, k = num(inputs["gamma"]), num(inputs["k"])
+    got = model.base_depth(gamma=gamma, k=k)
+    tol.check(got, expected["half_spread_base"], "half_spread_base", floor=0.0)
+    differs(got, expected["wrong_variant_ln1pkg_over_k"], expected["half_spread_base"], "base depth")
+    tol.check(glft_coefficients(sigma=1.0, A=1.0, k=k, gamma=gamma).eta, expected["eta_over_A"], "eta_over_A", floor=0.0)
+
+
+# ---- cartea_jaimungal
+
+def check_cj(case, inputs, expected, tol):
+    kappa = {"kappa_ask": num(inputs.get("kappa_p", inputs.get("kappa"))), "kappa_bid": num(inputs.get("kappa_m", inputs.get("kappa")))}
+    eps = {"eps_buy": num(inputs.get("eps_p", 0)), "eps_sell": num(inputs.get("eps_m", 0))}
+    how = {"rate_buy": num(inputs["lp"]), "rate_sell": num(inputs["lm"]), "phi": num(inputs["phi"]), "alpha": num(inputs["alpha"]),
+           "horizon_s": num(inputs["T"]), "q_max": int(inputs["Q"]), **kappa, **eps}
+    methods = ("expm", "ode") if kappa["kappa_ask"] == kappa["kappa_bid"] else ("ode",)
+    for method in methods:
+        depths = solve_cj(**how, method=method)
+        check_depths(depths, expected, tol, {"h_t0": depths.value, "ask_depth_t0": depths.ask, "bid_depth_t0": depths.bid})
+        assert math.isnan(depths.bid[-1]) and math.isnan(depths.ask[0]), "a full inventory quotes one side"
+
+
+def check_limit(case, inputs, expected, tol):
+    A, k, T, Q, gamma, sigma = (num(inputs[n]) for n in ("A", "k", "T", "Q", "gamma", "sigma"))
+    phi = 0.5 * gamma * sigma**2
+    cj = solve_cj(rate_buy=A, rate_sell=A, kappa_ask=k, kappa_bid=k, phi=phi, alpha=0.0, horizon_s=T, q_max=int(Q))
+    glft = solve_glft(sigma=sigma, A=A, k=k, gamma=gamma, horizon_s=T, q_max=int(Q))
+    got = {"cj_bid_depth_q0": cj.at(0)[0], "glft_bid_depth_q0": glft.at(0)[0]}
+    for name, value in got.items():
+        Tolerance("rel 1e-9").check(value, expected[name], name)
+    assert abs(got["cj_bid_depth_q0"] - got["glft_bid_depth_q0"]) < 1e-6
+
+
+# ---- microprice
+
+def check_chain(case, inputs, expected, tol):
+    Q, R1, T = (np.array([nums(row) for row in inputs[name]]) for name in ("Q", "R1", "T"))
+    law = (Q, R1, nums(inputs["K"]), T)
+    found, short, chain = microprice_adjustment(*law), microprice_adjustment(*law, terms=6), embedded_chain(Q, T)
+    pairs = {"G1": found.G1, "G1_exact": found.G1, "G_star": found.G_star, "G_after_6_terms": short.G_star}
+    for name in set(pairs) & set(expected):
+        for i, (got, want) in enumerate(zip(pairs[name], expected[name], strict=True)):
+            tol.check(got, want, f"{name}[{i}]", floor=1e-14)
+    np.testing.assert_allclose(chain.B.sum(axis=1), expected["B_row_sums"], rtol=1e-12)
+    assert chain.closed == 1 and abs(chain.limit[0] @ found.G1 - expected["pi_dot_G1"]) < 1e-14
+    assert abs(chain.limit[0] @ found.G_star) < 1e-14, "of all solutions, the one whose mean is zero"
+
+
+def check_tape(case, inputs, expected, tol):
+    rows = np.array(inputs["tape"])
+    law = microprice_matrices(rows[:, 0], np.diff(rows[:, 1]), n_imb=int(inputs["n_imb"]))
+    for name in ("Q", "R1", "T"):
+        for got, want in zip(getattr(law, name), expected[name], strict=True):
+            np.testing.assert_allclose(got, nums(want), rtol=1e-12, atol=1e-15)
+    found, short = microprice_adjustment(*law), microprice_adjustment(*law, terms=6)
+    for name, got in (("G1_halfticks", found.G1), ("G_star_halfticks", found.G_star), ("G_after_6_terms", short.G_star)):
+        for i, want in enumerate(expected[name]):
+            tol.check(got[i], want, f"{name}[{i}]", floor=1e-12 if "after" not in name else 5e-7)
+
+
+def check_weighted(case, inputs, expected, tol):
+    quote = pd.DataFrame([[num(inputs[n]) for n in ("bid", "ask", "bid_size", "ask_size")]], columns=["bid", "ask", "bid_size", "ask_size"])
+    quote.insert(0, "time", pd.Timestamp("2026-03-02", tz="UTC"))
+    for name, got in (("imbalance", imbalance(quote)), ("mid", mid(quote)), ("weighted_mid", weighted_mid(quote))):
+        tol.check(got.iloc[0], expected[name], name)
+    empty = quote.assign(bid_size=0.0, ask_size=0.0)
+    assert math.isnan(weighted_mid(empty).iloc[0]), "no sizes, no weighted mid"
+
+
+# ---- hawkes
+
+def check_hawkes(case, inputs, expected, tol):
+    times, T = nums(inputs["events"]), num(inputs["T"])
+    how = {n: num(inputs[n]) for n in ("mu", "alpha", "beta")}
+    tol.check(hawkes_loglik(times, T=T, **how), expected["log_likelihood"], "log_likelihood", floor=0.0)
+    for got, want in zip(hawkes_intensity(times, **how), expected["intensity_at_events_left_limit"], strict=True):
+        tol.check(got, want, "intensity", floor=0.0)
+    tol.check(compensator(times, T=T, **how), expected["compensator_T"], "compensator_T", floor=0.0)
+
+
+def check_recovery(case, inputs, expected, tol):
+    times = np.loadtxt(FILE.parent / inputs["file"], skiprows=1)
+    assert len(times) == expected["n_events"]
+    fit = HawkesModel(times, T=inputs["T"]).fit()
+    for name, want in expected["mle"].items():
+        assert math.isclose(fit.params[name], want, rel_tol=1e-3), name
+        assert abs(fit.params[name] - expected["true"][name]) < 3 * fit.bse[name], f"{name}: the truth is further than 3 standard errors"
+    assert abs(fit.llf - expected["max_log_likelihood"]) < 1e-4
+    np.testing.assert_allclose(fit.bse / fit.params, expected["se_log_params"], rtol=0.02)
+    at_truth = hawkes_loglik(times, T=inputs["T"], **expected["true"])
+    assert math.isclose(at_truth, expected["log_likelihood_at_truth"], abs_tol=1e-8)
+    assert fit.stationary and math.isclose(fit.residuals().ks_pvalue, expected["residual_KS_p"], abs_tol=0.02)
+
+
+# ---- risk
+
+def check_gaussian(case, inputs, expected, tol):
+    q, S, sigma, T, level = (num(inputs[n]) for n in ("q", "S", "sigma_return", "T", "alpha"))
+    mean = num(inputs.get("mean_return_per_T_unit", 0))
+    got = gaussian_var_cvar(q, price=S, sigma_return=ReturnVol(sigma), horizon=T, level=level, mean_return=mean)
+    priced = price_var_cvar(q, sigma=PriceVol(S * sigma), horizon=T, level=level, drift=S * mean)
+    for name, value in (("VaR", got.var), ("CVaR", got.cvar)):
+        tol.check(value, expected[name], name)
+    tol.check(priced.var, expected["VaR"], "VaR from a price volatility")
+    with pytest.raises(UnitError):
+        gaussian_var_cvar(q, price=S, sigma_return=PriceVol(S * sigma), horizon=T, level=level)
+    if q < 0:
+        differs(got.var, expected["seed1_formula_VaR"], expected["VaR"], "VaR of a short")
+
+
+def check_historical(case, inputs, expected, tol):
+    got = historical_var_cvar(nums(inputs["pnl"]), level=num(inputs["alpha"]))
+    tol.check(got.var, expected["VaR_lower_quantile"], "VaR")
+    tol.check(got.cvar, expected["CVaR_rockafellar_uryasev"], "CVaR")
+    differs(got.cvar, expected["seed1_E_loss_given_loss_gt_VaR"], expected["CVaR_rockafellar_uryasev"], "CVaR with an atom")
+
+
+def check_schedule(case, inputs, expected, tol):
+    got = almgren_chriss(num(inputs["X"]), horizon=num(inputs["T"]), n_steps=int(inputs["N_"]), sigma=num(inputs["sig"]), fixed=num(inputs["eps"]),
+                         permanent=num(inputs["gam"]), temporary=num(inputs["eta"]), risk_aversion=num(inputs["lam"]))
+    pairs = {"eta_tilde": got.eta_tilde, "kappa_tilde": got.kappa_tilde, "kappa": got.kappa, "expected_shortfall": got.expected_cost,
+             "variance": got.variance, "std": math.sqrt(got.variance), "utility": got.expected_cost + got.risk_aversion * got.variance}
+    for name in set(pairs) & set(expected):
+        tol.check(pairs[name], expected[name], name, floor=0.0)
+    half = expected.get("half_life_1_over_kappa")
+    assert math.isinf(got.half_life) if half is None else math.isclose(got.half_life, num(half), rel_tol=1e-10)
+    for name, values in (("x", got.holdings), ("n", got.trades)):
+        for i, want in enumerate(expected[name]):
+            tol.check(values[i], want, f"{name}[{i}]", floor=1e-8)
+
+
 # ---- dispatch: what a case gives says what it asks
 
 DISPATCH = {
     "as2008": [({"S", "q", "t", "T"}, check_quotes), ({"discretisation", "fill"}, check_table), ({"N", "gamma"}, check_convergence), ({"k_exponent"}, check_power_depth)],
     "ofi": [({"books"}, check_multilevel), ({"X"}, check_integrated), ({"quotes"}, check_events)],
     "intensity_mle": [({"delta", "count", "exposure"}, check_intensity)],
+    "glft": [({"sigma", "A", "T", "Q"}, check_glft), ({"gamma", "k"}, check_base_depth)],
+    "cartea_jaimungal": [({"lp", "lm"}, check_cj), ({"A", "k", "gamma"}, check_limit)],
+    "microprice": [({"Q", "R1", "T"}, check_chain), ({"tape"}, check_tape), ({"bid_size", "ask_size"}, check_weighted)],
+    "hawkes": [({"events", "mu"}, check_hawkes), ({"file"}, check_recovery)],
+    "risk": [({"sigma_return"}, check_gaussian), ({"pnl"}, check_historical), ({"X", "lam"}, check_schedule)],
     "pnl_attribution": [({"mids", "fills"}, check_attribution)],
     "seed_checks": [({"lambda0", "alpha"}, check_relative_rate), ({"fill_intensity"}, check_cap), ({"sigma_logreturn_per_sqrt_s"}, check_sigma_units),
                     ({"window_returns"}, check_rolling_vol), ({"desired_bid"}, check_post_only), ({"gamma", "sigma", "k", "tau"}, check_half_spread)],

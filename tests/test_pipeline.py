@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from makerlab.backtest.pipeline import (Config, about_the_data, calibrate_market, clean_market, fit_market, make_config, params_for_mid, quote_params, quote_prints, run_backtest,
-                                        split_market)
+from conftest import real
+from makerlab.backtest.pipeline import (Config, about_the_data, adverse_moves, calibrate_market, clean_market, exponential_fit, fit_market, make_config, params_for_mid, quote_params,
+                                        quote_prints, run_backtest, split_market)
 from makerlab.core import DataError, ParameterError
 from makerlab.data.source import open_source
+from makerlab.execution.costs import PRESETS
+from makerlab.models.glft import glft_coefficients
 
 S = pd.Timedelta(1, "s")
 
@@ -49,14 +52,14 @@ def scramble(market, after, seed):
     return dataclasses.replace(market, quotes=q, trades=t)
 
 
-@pytest.mark.parametrize("strategy", ["naive", "as", "as-ofi"])
+@pytest.mark.parametrize("strategy", ["naive", "as", "as-ofi", "as-adaptive", "glft", "cj"])
 @pytest.mark.parametrize("after", [1900, 4000])
 def test_the_future_changes_nothing_before(market, strategy, after):
     config = Config(strategy=strategy, kappa=0.002, eta=0.001)
     a, b = run_backtest(market, config), run_backtest(scramble(market, after, seed=after), config)
     now = market.quotes["time"].iloc[0] + after * S
     assert a.results.params == b.results.params
-    for name in ("sigma", "half_spread", "kappa", "kappa_se", "tick", "events", "window"):
+    for name in ("sigma", "half_spread", "kappa", "kappa_se", "tick", "events", "window", "eps", "price"):
         assert getattr(a.calibration, name) == getattr(b.calibration, name), name
     assert a.calibration.fit.params.equals(b.calibration.fit.params)
     seen = [j.results.fills[j.results.fills["time"] <= now].drop(columns="step") for j in (a, b)]
@@ -135,7 +138,8 @@ def test_trades_elsewhere_and_an_unidentified_law(market):
 BAD = [("gamma", np.nan), ("gamma", 0), ("gamma", -1), ("gamma", np.inf), ("gamma", "x"), ("k", np.nan), ("k", 0), ("A", np.inf), ("A", -1), ("kappa", np.nan), ("eta", -1), ("eta", np.inf),
        ("half_spread", 0), ("skew", np.nan), ("qty", 0), ("max_inventory", np.inf), ("latency_ms", np.inf), ("latency_ms", -1), ("fee_bps", np.nan), ("fee_per_unit", np.inf), ("every_s", 0),
        ("window_s", np.nan), ("calibration_s", np.inf), ("ofi_horizon_s", 0), ("variants", 0), ("seed", -1), ("strategy", "clever"), ("fills", ""), ("queue", "x"), ("session_tz", "Mars"),
-       ("session_end", "noon"), ("gama", 1.0)]
+       ("session_end", "noon"), ("gama", 1.0), ("phi", -1), ("phi", np.nan), ("alpha", np.inf), ("eps_buy", np.nan), ("eps_s", 0), ("regimes", 0), ("regimes", 5), ("fees", "nowhere"), ("fees", 3),
+       ("fees", {"maker_bsp": 1}), ("fees", {"tiers": [{"from": 1}]}), ("fee_aware", "perhaps")]
 
 
 @pytest.mark.parametrize("name, value", BAD, ids=str)
@@ -196,3 +200,79 @@ def test_compiled_and_plain_python_agree():
     for run in out:
         assert run.returncode == 0, run.stderr[-1500:]
     assert out[0].stdout == out[1].stdout != ""
+
+
+@pytest.mark.parametrize("strategy", ["glft", "cj"])
+def test_models_are_told_what_was_measured(market, strategy):
+    early, _ = split_market(market)
+    c = calibrate_market(early)
+    p = quote_params(c, config=Config(strategy=strategy))
+    slope = glft_coefficients(sigma=c.sigma, A=p.A, k=p.k, gamma=p.gamma, qty=p.qty).slope
+    assert slope * p.max_inventory / p.qty == pytest.approx(c.half_spread, rel=1e-9)  # a full inventory moves the quotes by a half-spread
+    assert p.A == c.fit.params["A"] and p.k == c.fit.params["k"] and p.fee == 0.0
+    if strategy == "cj":
+        assert p.phi == pytest.approx(p.gamma * c.sigma**2 / 2) and p.alpha == pytest.approx(c.half_spread / p.max_inventory) and p.eps_buy == p.eps_sell
+        q = quote_params(c, config=Config(strategy="cj", phi=1e-8, alpha=0.0, eps_buy=0.001, eps_sell=0.0, gamma=1e-4))
+        assert (q.phi, q.alpha, q.eps_buy, q.eps_sell, q.gamma) == (1e-8, 0.0, 0.001, 0.0, 1e-4)
+    aware = quote_params(c, config=Config(strategy=strategy, fees="example-maker-taker", fee_aware=True))
+    assert aware.fee == -0.002 and quote_params(c, config=Config(strategy=strategy, fees="example-maker-taker")).fee == 0.0
+    assert quote_params(c, config=Config(strategy=strategy, fees="example-coins", fee_aware=True)).fee == pytest.approx(2e-4 * c.price)
+    far = dataclasses.replace(early, trades=early.trades.assign(price=early.trades["price"] * 2))
+    with pytest.raises(ParameterError, match="calibrate"):  # k given, A unknown
+        quote_params(calibrate_market(far), config=Config(strategy=strategy, k=150.0))
+
+
+def test_adverse_moves_on_a_tape_with_a_known_answer():
+    "Each buy lifts the mid by 0.03 a second later, each sell lowers it by 0.01."
+    rng = np.random.default_rng(3)
+    side = rng.choice([-1, 1], 400)
+    t0 = pd.Timestamp("2026-03-02 14:30", tz="UTC")
+    at = t0 + pd.to_timedelta(np.arange(400) * 20.0, unit="s")
+    mid = 100 + np.r_[0.0, np.cumsum(np.where(side > 0, 0.03, -0.01))]
+    quotes = pd.DataFrame({"time": [t0 - S, *(at + S)], "bid": np.round(mid - 0.01, 2), "ask": np.round(mid + 0.01, 2), "bid_size": 1.0, "ask_size": 1.0})
+    trades = pd.DataFrame({"time": at, "price": np.round(mid[:-1] + 0.01 * side, 2), "size": 5.0, "side": side.astype(np.int8)})
+    twice = pd.concat([trades, trades]).sort_values("time", kind="stable").reset_index(drop=True)  # two prints of one order count once
+    m = dataclasses.replace(open_source("sample", symbol="BIGT"), quotes=quotes, trades=trades)
+    for table in (trades, twice):
+        up, se_up, down, se_down = adverse_moves(dataclasses.replace(m, trades=table), horizon_s=10.0)
+        assert up == pytest.approx(0.03, abs=1e-9) and down == pytest.approx(0.01, abs=1e-9) and max(se_up, se_down) < 1e-6
+    assert all(np.isnan(adverse_moves(dataclasses.replace(m, trades=None), horizon_s=10.0)))
+
+
+def test_a_power_law_is_never_fed_to_the_formulas(market):
+    early, late = split_market(market)
+    plain = calibrate_market(early)
+    power = dataclasses.replace(plain, fit=fit_market(early, law="power", tick=plain.tick))
+    assert power.fit.law_name == "power" and power.fit.params["k"] < 20 < plain.fit.params["k"]
+    again = exponential_fit(power.fit, tick=plain.tick)
+    assert again.law_name == "exponential" and again.params["k"] == pytest.approx(plain.fit.params["k"]) and again.params["A"] == pytest.approx(plain.fit.params["A"])
+    assert exponential_fit(plain.fit, tick=plain.tick) is plain.fit
+    for strategy in ("as", "glft", "cj"):
+        a, b = (quote_params(c, config=Config(strategy=strategy)) for c in (plain, power))
+        assert a.k == pytest.approx(b.k) and a.gamma == pytest.approx(b.gamma)
+    job = run_backtest(late, Config(strategy="glft"), calibration=power)
+    assert "power law was fitted" in job.results.info["calibration"] and "AIC" in job.results.info["calibration"]
+
+
+def test_fees_reach_the_fills(market):
+    with_preset, by_keys = (run_backtest(market, Config(strategy="naive", fees=f)).results for f in ("example-maker-taker", {"maker_per_unit": -0.002, "taker_per_unit": 0.003}))
+    pd.testing.assert_frame_equal(with_preset.fills, by_keys.fills)
+    makers = with_preset.fills[with_preset.fills["maker"]]
+    assert np.allclose(makers["fee"], -0.002 * makers["qty"]) and PRESETS["example-maker-taker"].describe() == with_preset.info["fee_schedule"]
+    with pytest.raises(ParameterError, match="two numbers"):
+        run_backtest(market, Config(fees="free", fee_bps=1.0))
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("strategy", ["glft", "cj"])
+def test_models_trade_a_real_day(strategy):
+    "An hour of calibration, the rest of the day: quotes, fills, an exact account, and no more than the limit."
+    m = open_source(str(real("lobster_samples/LOBSTER_SampleFile_AAPL_2012-06-21_1.zip")))
+    end = m.quotes["time"].iloc[0] + pd.Timedelta("2h")
+    m = dataclasses.replace(m, quotes=m.quotes[m.quotes["time"] < end].reset_index(drop=True), trades=m.trades[m.trades["time"] < end].reset_index(drop=True))
+    job = run_backtest(m, Config(strategy=strategy, fees="example-maker-taker", fee_aware=True))
+    r = job.results
+    assert len(r.fills) > 50 and abs(r.attribution.residual) <= 1e-9 * r.attribution.turnover and r.path["inventory"].abs().max() <= 1000
+    assert r.path["quote_bid"].notna().mean() > 0.5 and r.params.fee == -0.002
+    if strategy == "cj":
+        assert r.params.eps_buy > 0  # orders tell something on a real tape

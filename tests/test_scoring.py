@@ -243,7 +243,7 @@ def test_few_days_get_student_wide_intervals():
     "Five days: the expanded interval covers about 90 %, and more than the plain percentile one."
     rng = np.random.default_rng(8)
     days = np.arange(5)
-    hits = np.mean([[pnl_interval(x, days=days, n=99, rng=rng).contains(0), block_bootstrap(x, "total", block=1, n=999, rng=rng).contains(0)]
+    hits = np.mean([[pnl_interval(x, days=days, n=99, rng=rng).contains(0), block_bootstrap(x, "total", block=1, n=999, width="percentile", rng=rng).contains(0)]
                     for x in rng.normal(size=(80, 5))], axis=0)
     assert hits[0] > 0.78 and hits[0] > hits[1]  # measured 0.90 over 300 sets; less four binomial standard errors of 80
     assert expanded_level(0.95, 10_000) == pytest.approx(0.95, abs=1e-3)

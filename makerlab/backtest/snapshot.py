@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TAU', 'MID', 'BID', 'ASK', 'BID_SIZE', 'ASK_SIZE', 'SIGMA', 'OFI', 'V_BID', 'V_ASK', 'V_BID_SIZE', 'V_ASK_SIZE',
-           'SETTINGS_DTYPE', 'SETTINGS_TYPE', 'new_settings', 'SlowVenue', 'replay_slow', 'poisson_slow', 'Day',
-           'prepare_day', 'with_crossing_quotes', 'Scored', 'BacktestResults', 'summary_of', 'manifest_of', 'Backtest',
-           'past_sigma', 'run_midpath']
+           'SETTINGS_DTYPE', 'SETTINGS_TYPE', 'new_settings', 'SlowVenue', 'replay_slow', 'poisson_slow', 'charge_all',
+           'Day', 'prepare_day', 'with_crossing_quotes', 'Scored', 'BacktestResults', 'summary_of', 'manifest_of',
+           'Backtest', 'past_sigma', 'run_midpath']
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #d22785e4
+# %% ../../nbs/70_backtest.snapshot.ipynb #61607057
 import dataclasses
 import functools
 import heapq
@@ -26,10 +26,11 @@ from numba import types
 from ..core import (BUY, NS_PER_S, SELL, DataError, MakerlabError, ParameterError, check_choice, check_finite, check_nonnegative, check_positive,
                            from_ns, infer_tick, njit, price_sigma, rng_streams, to_ns)
 from ..data.taq import quote_before
+from ..execution.costs import FeeSchedule, _charge_nb, new_plan, new_tally, read_fees, simple_fees
 from ..execution.fills import (QUEUES, PoissonFills, RelativeFills, TradeFills, _check_latency, _exponential_rate_nb, _match_nb, _poisson_fill_nb,
                                       _queue_on_arrival_nb, _queue_while_resting_nb, _relative_rate_nb, sign_trades)
 from ..features.volatility import features
-from ..models.quoting import STRATEGIES, QuoteParams
+from ..models.quoting import STRATEGIES, QuoteParams, check_strategy
 from ..schema import PARAMS_TYPE, STATE_TYPE, STRATEGY_TYPE, new_state, validate_mids, validate_quotes
 from ..scoring.attribution import Attribution, adverse_selection, attribute, markouts_by_time
 from ..scoring.inference import Interval, pnl_interval
@@ -64,13 +65,13 @@ def new_settings(
         out["scale"], out["decay"] = (model.lambda0, model.alpha) if isinstance(model, RelativeFills) else (model.A, model.k)
     return out[0]
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #eec53e46
+# %% ../../nbs/70_backtest.snapshot.ipynb #8e34cc1f
 class SlowVenue:
     "Position, cash, two resting orders, and what happened to them; the readable half of the plain-Python twin."
 
     def __init__(self, setup: Any, tick: float) -> None:
         self.setup, self.tick, self.q, self.cash, self.fees = setup, tick, float(setup.q0), 0.0, 0.0
-        self.orders: dict[int, dict] = {s: dict(ticks=0, left=0.0, ahead=0.0) for s in (BUY, SELL)}
+        self.orders: dict[int, dict] = {s: dict(ticks=0, left=0.0, ahead=0.0, serial=0) for s in (BUY, SELL)}
         self.fills: list[tuple] = []
         self.rejected = self.refused = 0
 
@@ -92,7 +93,7 @@ class SlowVenue:
             elif want > 0 and math.isfinite(other) and s * (new - other / self.tick) > -1e-6:
                 old["left"], self.rejected = 0.0, self.rejected + 1
             else:
-                old.update(ticks=new, left=want, ahead=_queue_on_arrival_nb(float(s), new, best / self.tick, shown))
+                old.update(ticks=new, left=want, ahead=_queue_on_arrival_nb(float(s), new, best / self.tick, shown), serial=old["serial"] + 1)
 
     def fill(self, s: int, qty: float, step: int, t: int, mark: float) -> None:
         "Book a fill, cut at the inventory limit."
@@ -102,7 +103,7 @@ class SlowVenue:
             fee = (self.setup.fee_rate * price + self.setup.fee_per_unit) * qty
             self.orders[s]["left"] -= qty
             self.q, self.cash, self.fees = self.q + s * qty, self.cash - s * price * qty - fee, self.fees + fee
-            self.fills.append((step, t, s, price, qty, mark, fee))
+            self.fills.append((step, t, s, self.orders[s]["serial"], price, qty, mark, fee))
 
 # %% ../../nbs/70_backtest.snapshot.ipynb #9e491c55
 def replay_slow(
@@ -183,7 +184,7 @@ def poisson_slow(
         rows.append((*ticks, bid_qty, ask_qty, venue.q, venue.cash, venue.fees))
     return venue, rows
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #d7de7650
+# %% ../../nbs/70_backtest.snapshot.ipynb #74c370b6
 @njit
 def _sane_nb(bid_ticks, ask_ticks, bid_qty, ask_qty):
     "The two sizes that may become orders, and 1 when what was asked for made no sense."
@@ -218,10 +219,10 @@ def _arrive_nb(orders, ticks, qty, row, tick, cancels_help):
             orders[o, 1] = 0.0
             rejected += 1
         else:
-            orders[o, 0], orders[o, 1], orders[o, 2] = new, want, _queue_on_arrival_nb(s, new, best / tick, shown)
+            orders[o, 0], orders[o, 1], orders[o, 2], orders[o, 3] = new, want, _queue_on_arrival_nb(s, new, best / tick, shown), orders[o, 3] + 1.0
     return rejected
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #a97a6964
+# %% ../../nbs/70_backtest.snapshot.ipynb #3921c6e5
 @njit
 def _book_nb(o, got, step, t, mark, tick, setup, orders, account, fill_int, fill_num, n):
     "Book a fill cut at the inventory limit into row n; returns the next free row."
@@ -233,11 +234,11 @@ def _book_nb(o, got, step, t, mark, tick, setup, orders, account, fill_int, fill
     fee = (setup.fee_rate * price + setup.fee_per_unit) * got
     orders[o, 1] -= got
     account[0], account[1], account[2] = account[0] + s * got, account[1] - s * price * got - fee, account[2] + fee
-    fill_int[n, 0], fill_int[n, 1], fill_int[n, 2] = step, t, 1 - 2 * o
+    fill_int[n, 0], fill_int[n, 1], fill_int[n, 2], fill_int[n, 3] = step, t, 1 - 2 * o, orders[o, 3]
     fill_num[n, 0], fill_num[n, 1], fill_num[n, 2], fill_num[n, 3] = price, got, mark, fee
     return n + 1
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #c5b5c583
+# %% ../../nbs/70_backtest.snapshot.ipynb #2f0a4e5e
 _F1, _F2, _I1, _I2 = types.float64[::1], types.float64[:, ::1], types.int64[::1], types.int64[:, ::1]
 SETTINGS_TYPE = numba.from_dtype(SETTINGS_DTYPE)
 _OUT = types.Tuple((_I2, _F2, _I2, _F2, types.UniTuple(types.int64, 2)))  # ... and how many orders were rejected, quotes refused
@@ -248,8 +249,8 @@ def _replay_nb(decide, params, state, t_ns, steps, trade_ns, trades, setup):
     "Trade-driven loop; trades are rows of price in ticks, size, aggressor side, mid before."
     n, m, tick = len(t_ns), len(trade_ns), params.tick
     ticks, path = np.zeros((n, 2), np.int64), np.zeros((n, 5))
-    fill_int, fill_num, n_fills = np.empty((m, 3), np.int64), np.empty((m, 4)), 0
-    orders, account, qty = np.zeros((2, 3)), np.zeros(3), np.zeros((n, 2))
+    fill_int, fill_num, n_fills = np.empty((m, 4), np.int64), np.empty((m, 4)), 0
+    orders, account, qty = np.zeros((2, 4)), np.zeros(3), np.zeros((n, 2))
     account[0], live, rejected, refused, j = setup.q0, -1, 0, 0, 0
     while j < m and trade_ns[j] <= t_ns[0]:
         j += 1
@@ -271,7 +272,7 @@ def _replay_nb(decide, params, state, t_ns, steps, trade_ns, trades, setup):
         rejected += _arrive_nb(orders, ticks[live], qty[live], steps[live], tick, setup.cancels_help != 0)
     return ticks, path, fill_int[:n_fills], fill_num[:n_fills], (rejected, refused)
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #014ca009
+# %% ../../nbs/70_backtest.snapshot.ipynb #5b681470
 @njit
 def _wait_nb(i, a, b, row, tick, setup, streams, orders, account, fill_int, fill_num, n):
     "Both sides are exposed from a to b; returns the next free fill row."
@@ -294,8 +295,8 @@ def _poisson_nb(decide, params, state, t_ns, steps, streams, setup):
     "Intensity-driven loop, for snapshots and for a bare mid path."
     n, tick = len(t_ns), params.tick
     ticks, path, qty = np.zeros((n, 2), np.int64), np.zeros((n, 5)), np.zeros((n, 2))
-    fill_int, fill_num, n_fills = np.empty((4 * n + 4, 3), np.int64), np.empty((4 * n + 4, 4)), 0
-    orders, account = np.zeros((2, 3)), np.zeros(3)
+    fill_int, fill_num, n_fills = np.empty((4 * n + 4, 4), np.int64), np.empty((4 * n + 4, 4)), 0
+    orders, account = np.zeros((2, 4)), np.zeros(3)
     account[0], live, rejected, refused = setup.q0, -1, 0, 0
     for i in range(n):
         refused += _decide_nb(decide, params, state, (t_ns[i] - t_ns[0]) / 1e9, steps[i], account[0], ticks[i], qty[i])
@@ -310,6 +311,33 @@ def _poisson_nb(decide, params, state, t_ns, steps, streams, setup):
             n_fills = _wait_nb(i, start, end, steps[i], tick, setup, streams, orders, account, fill_int, fill_num, n_fills)
         path[i, 0], path[i, 1], path[i, 2], path[i, 3], path[i, 4] = qty[i, 0], qty[i, 1], account[0], account[1], account[2]
     return ticks, path, fill_int[:n_fills], fill_num[:n_fills], (rejected, refused)
+
+# %% ../../nbs/70_backtest.snapshot.ipynb #615ee335
+@njit
+def _charge_all_nb(plan, tally, fill_int, fill_num, path):
+    "Charge maker fills in their order by a schedule: rewrites their fees and the path's cash and fees, moves the tally on."
+    bills, serial, cash, fees, j = np.zeros((2, 3)), np.zeros(2, np.int64), 0.0, 0.0, 0
+    for i in range(len(path)):
+        while j < len(fill_int) and fill_int[j, 0] == i:
+            o = 0 if fill_int[j, 2] > 0 else 1
+            if fill_int[j, 3] != serial[o]:
+                serial[o], bills[o, 0], bills[o, 1], bills[o, 2] = fill_int[j, 3], 0.0, 0.0, 0.0
+            price, qty = fill_num[j, 0], fill_num[j, 1]
+            fee = _charge_nb(plan, tally, bills, o, 0, price, qty)
+            cash, fees, fill_num[j, 3] = cash - fill_int[j, 2] * price * qty - fee, fees + fee, fee
+            j += 1
+        path[i, 3], path[i, 4] = cash, fees
+
+
+def charge_all(
+    out: tuple,  # what a loop returned, changed in place
+    schedule: FeeSchedule,  # what fills cost
+    tally: np.ndarray,  # the month so far, moved on (page costs)
+) -> tuple:  # the same
+    "Charge a day's maker fills by any schedule."
+    _, path, fill_int, fill_num, _ = out
+    _charge_all_nb(new_plan(schedule), tally, fill_int, fill_num, path)
+    return out
 
 # %% ../../nbs/70_backtest.snapshot.ipynb #90fd69fe
 @dataclass(frozen=True, eq=False)
@@ -378,7 +406,7 @@ def with_crossing_quotes(
     order = np.argsort(at, kind="stable")
     return at[order], np.ascontiguousarray(np.vstack([day.trades, sells, buys])[order])
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #6202daa1
+# %% ../../nbs/70_backtest.snapshot.ipynb #e6507af8
 _MAKER = ("spread_capture", "inventory_pnl", "total")  # what gets an interval
 
 
@@ -472,20 +500,21 @@ def summary_of(
     out = pd.DataFrame(rows, columns=["quantity", "value", "lo", "hi", "unit", "note"])
     return out.set_index("quantity")
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #542f157c
+# %% ../../nbs/70_backtest.snapshot.ipynb #0c878370
 def manifest_of(
     results: BacktestResults,  # of any run
 ) -> dict[str, Any]:  # what manifest.json starts from
     "Conditions of a run for the report: sample, fees, latency, fill model, variants, data digests, versions."
     i = results.info
     days = f"{i['days'][0]} to {i['days'][-1]} ({len(i['days'])} sessions)" if i["days"] else "no dates"
-    fees = f"{i['fee_bps']:g} bps of notional and {i['fee_per_unit']:g} per unit (negative = rebate); overnight: {i['overnight']}"
+    fees = i.get("fee_schedule") or f"{i['fee_bps']:g} bps of notional and {i['fee_per_unit']:g} per unit (negative = rebate)"
+    fees += f"; overnight: {i['overnight']}"
     base = run_manifest(strategy=i["strategy"], sample=f"{i['symbol'] or i['source'] or i['world']}, {days}, a decision every {i['every_s']:g} s", fees=fees,
                         latency=f"{i['latency_ns'] / 1e6:g} ms from decision to effect", fill_model=i["fills"], variants=i["variants"],
                         seed=results.seed, params=dataclasses.asdict(results.params), data=results.data, tz=i["tz"])
     return base | {"info": i}
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #3f88a8b3
+# %% ../../nbs/70_backtest.snapshot.ipynb #25af57ff
 @dataclass(frozen=True, eq=False)
 class Backtest:
     "An experiment in the snapshot world; `run(rng=...)` performs it. Raises ParameterError, DataError."
@@ -493,11 +522,12 @@ class Backtest:
     quotes: pd.DataFrame  # QUOTES, one or several days
     _: dataclasses.KW_ONLY
     trades: pd.DataFrame | None = None  # TRADES; needed by TradeFills
-    strategy: Any = "as"  # naive, as, as-ofi, or a function made with schema.strategy
+    strategy: Any = "as"  # naive, as, as-ofi, as-adaptive, glft, cj, or a function made with schema.strategy
     params: QuoteParams = QuoteParams()  # what it is told
     fills: PoissonFills | RelativeFills | TradeFills = TradeFills()  # how it is filled
     fee_bps: float = 0.0  # of notional; a rebate is negative
     fee_per_unit: float = 0.0  # price per unit; a rebate is negative
+    fees: FeeSchedule | str | None = None  # a schedule, or a preset's name, instead of the two before; its taker rate is charged for marking out
     every_s: float = 1.0  # s between decisions
     latency_ns: int | None = None  # from decision to effect, ns; None takes the fill model's
     max_inventory: float | None = None  # limit on |inventory|, units; None takes the parameters'
@@ -508,7 +538,7 @@ class Backtest:
     tick: float | None = None  # price increment, a constant of the instrument; None infers it from all prices
     tz: str = "America/New_York"  # the exchange's zone
     overnight: str = "flat"  # "flat" marks out at the last mid, "carry" keeps the position
-    close_cost_bps: float | None = None  # of marking out; None is half the spread then displayed
+    close_cost_bps: float | None = None  # of marking out; None is half the spread then displayed; a schedule's taker fee comes on top
     variants: int = 1  # experiments tried, this one included
     horizons_s: tuple[float, ...] = (1.0, 10.0, 60.0, 300.0)  # of the markouts, s
 
@@ -531,21 +561,29 @@ class Backtest:
         "Perform the experiment; rng feeds Poisson fills and the intervals' seed."
         return _run_days(self, rng)
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #da21fe3e
+# %% ../../nbs/70_backtest.snapshot.ipynb #63e5be55
+def _one_bill(fees: Any, *, fee_bps: float, fee_per_unit: float) -> FeeSchedule | None:
+    "The schedule given, None for the two numbers; not both. Raises ParameterError."
+    if fees is not None and (fee_bps or fee_per_unit):
+        raise ParameterError(f"fees together with fee_bps = {fee_bps!r} and fee_per_unit = {fee_per_unit!r}: give the schedule, or the two numbers")
+    return read_fees(fees)
+
+
 def _check_experiment(b: Backtest) -> None:
     "Everything that can be refused before any work. Raises ParameterError, DataError."
     for name, unit in (("every_s", "s"), ("window_s", "s")):
         check_positive(name, getattr(b, name), unit=unit)
     for name, unit in (("fee_bps", "bps"), ("fee_per_unit", "price per unit")):
         check_finite(name, getattr(b, name), unit=unit)
+    _one_bill(b.fees, fee_bps=b.fee_bps, fee_per_unit=b.fee_per_unit)
     check_choice("overnight", b.overnight, ("flat", "carry"))
-    if isinstance(b.strategy, str):
-        check_choice("strategy", b.strategy, tuple(STRATEGIES))
-    elif not callable(b.strategy) or (hasattr(STRATEGIES["naive"], "signatures") and not hasattr(b.strategy, "signatures")):  # not compiled
-        raise ParameterError(f"strategy = {b.strategy!r} must be one of {', '.join(STRATEGIES)} or a function under the decorator makerlab.schema.strategy")
     for name, unit in (("max_inventory", "units"), ("horizon_s", "s"), ("tick", "price")):
         if getattr(b, name) is not None:
             check_positive(name, getattr(b, name), unit=unit)
+    if isinstance(b.strategy, str):
+        check_strategy(b.strategy, b.params if b.max_inventory is None else b.params.replace(max_inventory=b.max_inventory))
+    elif not callable(b.strategy) or (hasattr(STRATEGIES["naive"], "signatures") and not hasattr(b.strategy, "signatures")):  # not compiled
+        raise ParameterError(f"strategy = {b.strategy!r} must be one of {', '.join(STRATEGIES)} or a function under the decorator makerlab.schema.strategy")
     if b.close_cost_bps is not None:
         check_nonnegative("close_cost_bps", b.close_cost_bps, unit="bps")
     if b.latency_ns is not None:
@@ -571,7 +609,7 @@ def _tick_of(b: Backtest) -> float:
     "The tick given, else the one the quotes show."
     return float(b.tick) if b.tick is not None else infer_tick(np.unique(b.quotes[["bid", "ask"]].to_numpy(dtype=np.float64)))
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #2fb414ed
+# %% ../../nbs/70_backtest.snapshot.ipynb #79722220
 def _steps_of(b: Backtest, day: Day, latency_ns: int) -> np.ndarray:
     "The market at the marks with tau and the venue's book filled in. Raises ParameterError when the session is over before it starts."
     steps = day.steps.copy()
@@ -587,7 +625,7 @@ def _steps_of(b: Backtest, day: Day, latency_ns: int) -> np.ndarray:
 
 
 def _run_kernel(b: Backtest, day: Day, q0: float, streams: np.ndarray, tick: float) -> tuple:
-    "One day through the right loop."
+    "One day through the right loop, fees by the two numbers."
     latency = b.fills.latency_ns if b.latency_ns is None else b.latency_ns
     cap = b.params.max_inventory if b.max_inventory is None else b.max_inventory
     setup = new_settings(b.fills, latency_ns=latency, fee_bps=b.fee_bps, fee_per_unit=b.fee_per_unit, cap=cap, q0=q0)
@@ -602,7 +640,7 @@ def _run_kernel(b: Backtest, day: Day, q0: float, streams: np.ndarray, tick: flo
         return out
     return _poisson_nb(decide, record, new_state(), day.t_ns, steps, streams, setup)
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #50b0ea43
+# %% ../../nbs/70_backtest.snapshot.ipynb #d1224461
 def _frames(out: tuple, *, t_ns: np.ndarray, steps: np.ndarray, tick: float, offset: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     "A loop's arrays as PATH and FILLS."
     ticks, path, fill_int, fill_num, _ = out
@@ -615,14 +653,15 @@ def _frames(out: tuple, *, t_ns: np.ndarray, steps: np.ndarray, tick: float, off
     return rows, fills
 
 
-def _mark_out(b: Backtest, path: pd.DataFrame, fills: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    "Close the day's position at the last mid, at a stated cost, as a fill that is not a maker's."
+def _mark_out(b: Backtest, path: pd.DataFrame, fills: pd.DataFrame, tally: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
+    "Close the day's position at the last mid, at a stated cost and a schedule's taker fee, as a fill that is not a maker's; moves the tally on."
     last = path.iloc[-1]
     q = float(last["inventory"])
     if q == 0.0:
         return path, fills
     unit = 0.5 * (last["ask"] - last["bid"]) if b.close_cost_bps is None else b.close_cost_bps * 1e-4 * last["mid"]
-    fee = abs(q) * float(unit)
+    schedule = read_fees(b.fees) or simple_fees(b.fee_bps, b.fee_per_unit)
+    fee = abs(q) * float(unit) + _charge_nb(new_plan(schedule), tally, np.zeros((1, 3)), 0, 1, float(last["mid"]), abs(q))
     row = {"step": last["step"], "time": last["time"], "side": np.int8(-np.sign(q)), "price": last["mid"], "qty": abs(q), "mid": last["mid"], "fee": fee, "maker": False}
     closing = pd.DataFrame([row]).astype(fills.dtypes.to_dict())
     fills = pd.concat([fills, closing], ignore_index=True) if len(fills) else closing
@@ -630,17 +669,20 @@ def _mark_out(b: Backtest, path: pd.DataFrame, fills: pd.DataFrame) -> tuple[pd.
     path.loc[end, ["inventory", "cash", "fees"]] = [0.0, last["cash"] + q * last["mid"] - fee, last["fees"] + fee]
     return path, fills
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #90f88cd4
+# %% ../../nbs/70_backtest.snapshot.ipynb #1bbd9c5e
 def _run_days(b: Backtest, rng: np.random.Generator) -> BacktestResults:
     "All days of an experiment."
     tick, streams, paths, fills, rejected, refused = _tick_of(b), rng_streams(2, rng=rng), [], [], 0, 0
     q = cash = fees = 0.0
-    offset = 0
+    schedule = read_fees(b.fees)
+    offset, tally, month = 0, new_tally(schedule), b.days[0].date[:7]
     for day in b.days:
+        tally, month = (tally if day.date[:7] == month else np.zeros(5)), day.date[:7]
         out = _run_kernel(b, day, q, streams, tick)
+        out = out if schedule is None else charge_all(out, schedule, tally)
         path, done = _frames(out, t_ns=day.t_ns, steps=day.steps, tick=tick, offset=offset)
         if b.overnight == "flat":
-            path, done = _mark_out(b, path, done)
+            path, done = _mark_out(b, path, done, tally)
         path["cash"] += cash
         path["fees"] += fees
         q, cash, fees = (float(path[c].iloc[-1]) for c in ("inventory", "cash", "fees"))
@@ -657,9 +699,9 @@ def _run_days(b: Backtest, rng: np.random.Generator) -> BacktestResults:
 
 def _info_of(b: Backtest, *, tick: float, rejected: int, refused: int) -> dict[str, Any]:
     "The circumstances a profit must be shown with."
-    name = b.strategy if isinstance(b.strategy, str) else getattr(b.strategy, "__name__", str(b.strategy))
+    name, schedule = b.strategy if isinstance(b.strategy, str) else getattr(b.strategy, "__name__", str(b.strategy)), read_fees(b.fees)
     cost = "half the spread displayed" if b.close_cost_bps is None else f"{b.close_cost_bps:g} bps"
-    return {"strategy": name, "world": "snapshot", "fills": b.fills.describe(), "fee_bps": b.fee_bps, "fee_per_unit": b.fee_per_unit,
+    return {"strategy": name, "world": "snapshot", "fills": b.fills.describe(), "fee_bps": b.fee_bps, "fee_per_unit": b.fee_per_unit, "fee_schedule": "" if schedule is None else schedule.describe(),
             "latency_ns": b.fills.latency_ns if b.latency_ns is None else b.latency_ns, "every_s": b.every_s, "window_s": b.window_s, "ofi_s": b.ofi_s, "tick": tick,
             "max_inventory": b.params.max_inventory if b.max_inventory is None else b.max_inventory,
             "horizon": f"time left to {b.session_end}" if b.horizon_s is None else f"constant {b.horizon_s:g} s",
@@ -706,7 +748,7 @@ def _mid_clock(mids: pd.DataFrame, dt_s: float | None) -> np.ndarray:
         raise ParameterError(f"dt_s = {dt_s!r} (s) must be at least a nanosecond")
     return np.arange(len(mids), dtype=np.int64) * step
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #58f09df0
+# %% ../../nbs/70_backtest.snapshot.ipynb #4de734ea
 def run_midpath(
     mids: pd.DataFrame | pd.Series | np.ndarray,  # column mid and perhaps time
     *,
@@ -716,11 +758,12 @@ def run_midpath(
     rng: np.random.Generator,  # of the fills
     sigma: Any = None,  # price/sqrt(s); None estimates it from past moves
     dt_s: float | None = None,  # s between rows, when there is no time column
-    strategy: str = "as",  # naive or as
+    strategy: str = "as",  # naive, as, as-adaptive, glft or cj
     multi: bool = False,  # a Poisson count instead of at most one fill a side and step
     trade_qty: float | None = None,  # units an arrival takes when multi; None is params.qty
     fee_bps: float = 0.0,  # of notional
     fee_per_unit: float = 0.0,  # price per unit
+    fees: FeeSchedule | str | None = None,  # a schedule, or a preset's name, instead of the two before
     horizon_s: float | None = None,  # constant tau, s; None is the time left
     tick: float | None = None,  # None: a power of ten at most a millionth of the mid, so that rounding does not matter
     variants: int = 1,  # experiments tried
@@ -729,15 +772,19 @@ def run_midpath(
     frame = mids if isinstance(mids, pd.DataFrame) else pd.DataFrame({"mid": np.asarray(mids, dtype=np.float64)})
     frame = validate_mids(frame)
     t_ns, model = _mid_clock(frame, dt_s), PoissonFills(A=A, k=k, multi=multi, trade_qty=params.qty if trade_qty is None else trade_qty)
-    check_choice("strategy", strategy, ("naive", "as"))  # a mid path carries no order flow
+    check_choice("strategy", strategy, tuple(n for n in STRATEGIES if n != "as-ofi"))  # a mid path carries no order flow
+    check_strategy(strategy, params)
     steps = _mid_steps(frame, t_ns, sigma, horizon_s)
     grid = 10.0 ** math.floor(math.log10(steps[0, MID] * 1e-6)) if tick is None else check_positive("tick", tick, unit="price")
     setup = new_settings(model, fee_bps=check_finite("fee_bps", fee_bps, unit="bps"), fee_per_unit=check_finite("fee_per_unit", fee_per_unit, unit="price per unit"),
                          cap=params.max_inventory)
+    schedule = _one_bill(fees, fee_bps=fee_bps, fee_per_unit=fee_per_unit)
     out = _poisson_nb(STRATEGIES[strategy], params.record(grid), new_state(), t_ns, steps, rng_streams(2, rng=rng), setup)
+    out = out if schedule is None else charge_all(out, schedule, new_tally(schedule))
     path, fills = _frames(out, t_ns=t_ns, steps=steps, tick=grid, offset=0)
     gap = float(np.median(np.diff(t_ns))) / NS_PER_S
-    info = {"strategy": strategy, "world": "reduced form", "fills": model.describe(), "fee_bps": fee_bps, "fee_per_unit": fee_per_unit, "latency_ns": 0, "every_s": gap,
+    info = {"strategy": strategy, "world": "reduced form", "fills": model.describe(), "fee_bps": fee_bps, "fee_per_unit": fee_per_unit,
+            "fee_schedule": "" if schedule is None else schedule.describe(), "latency_ns": 0, "every_s": gap,
             "tick": grid, "max_inventory": params.max_inventory, "horizon": "time left" if horizon_s is None else f"constant {horizon_s:g} s", "tz": "UTC", "q0": 0.0,
             "overnight": "carry", "symbol": "", "source": "mids", "days": [], "quotes": 0, "trades": 0, "trades_without_side": 0, "rejected_post_only": 0, "refused_quotes": 0, "variants": variants}
     return BacktestResults(path=path, fills=fills, params=params, info=info, mids=pd.Series(steps[:, MID], index=from_ns(t_ns), name="mid"),

@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['CONVENTIONS', 'queue_flow', 'ofi_events', 'ofi_buckets', 'OFICalculator', 'book_array', 'multilevel_ofi',
            'average_depth', 'scaled_ofi', 'scaled_ofi_buckets', 'IntegratedWeights', 'integrated_ofi_weights',
-           'integrated_ofi', 'OFIRegression', 'ofi_regression']
+           'integrated_ofi', 'rolling_integrated_ofi', 'OFIRegression', 'ofi_regression', 'stylised_book']
 
-# %% ../../nbs/21_features.ofi.ipynb #fe551d62
+# %% ../../nbs/21_features.ofi.ipynb #59c966ba
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from scipy import stats
 
 from ..core import DataError, ParameterError, Results, check_choice, check_positive, from_ns, njit, to_ns
 from ..data.taq import SESSION_GAP_S, clock_marks, session_rows
@@ -315,7 +317,36 @@ def integrated_ofi(
     w = weights.weights if isinstance(weights, IntegratedWeights) else np.asarray(weights, dtype=np.float64)
     return np.asarray(X, dtype=np.float64) @ w
 
-# %% ../../nbs/21_features.ofi.ipynb #4ccc6aa1
+# %% ../../nbs/21_features.ofi.ipynb #61fb7606
+def rolling_integrated_ofi(
+    X: Any,  # [buckets, levels], scaled OFI in time order, e.g. the ofi_ columns of scaled_ofi_buckets
+    *,
+    window: int | None = None,  # past buckets behind the weights; None: all
+    burn_in: int = 60,  # NaN until so many buckets have passed
+) -> pd.DataFrame:  # integrated, explained, weight_1 ...: a row a bucket
+    "Integrated OFI with weights from PAST buckets only (Cont, Cucuringu & Zhang 2023). Raises DataError or ParameterError."
+    x = np.asarray(X, dtype=np.float64)
+    if x.ndim != 2 or not len(x) or not np.isfinite(x).all():
+        raise DataError(f"X of shape {x.shape} must be finite, buckets by levels")
+    n, levels = x.shape
+    if burn_in < 2 or (window is not None and window < burn_in):
+        raise ParameterError(f"burn_in = {burn_in!r} and window = {window!r} (buckets) must be >= 2 and >= burn_in")
+    centred = x - x[:burn_in].mean(axis=0)  # any constant will do: it only keeps the sums small
+    s1 = np.vstack([np.zeros(levels), np.cumsum(centred, axis=0)])
+    s2 = np.concatenate([np.zeros((1, levels, levels)), np.cumsum(centred[:, :, None] * centred[:, None, :], axis=0)])
+    k = np.arange(min(burn_in, n), n)
+    first = np.zeros_like(k) if window is None else np.maximum(k - window, 0)
+    count, sums = (k - first)[:, None, None], s1[k] - s1[first]
+    cov = (s2[k] - s2[first] - sums[:, :, None] * sums[:, None, :] / count) / (count - 1)
+    values, vectors = np.linalg.eigh(cov)
+    w = vectors[:, :, -1] * np.where(vectors[:, :, -1].sum(axis=1) >= 0, 1.0, -1.0)[:, None]
+    w = np.where(values[:, -1:] > 0, w / np.abs(w).sum(axis=1, keepdims=True), np.nan)
+    out = np.full((n, levels + 2), np.nan)
+    out[k, 0], out[k, 2:] = (x[k] * w).sum(axis=1), w
+    out[k, 1] = values[:, -1] / np.maximum(values.sum(axis=1), 1e-300)
+    return pd.DataFrame(out, columns=["integrated", "explained", *(f"weight_{m + 1}" for m in range(levels))], index=getattr(X, "index", None))
+
+# %% ../../nbs/21_features.ofi.ipynb #9970870e
 def _hac_cov(
     X: np.ndarray,  # [n, p]
     u: np.ndarray,  # [n], residuals
@@ -331,50 +362,115 @@ def _hac_cov(
     return bread @ S @ bread
 
 
+_FIXED_B = np.array([[1.2816, 1.3040, 0.5135, -0.3386], [1.6449, 2.1859, 0.3142, -0.3427], [1.9600, 2.9694, 0.4160, -0.5324], [2.5758, 4.1618, 0.5368, -0.9060]])
+
+
+def _critical(
+    alpha: float,  # 1 - level
+    lags: int,  # Bartlett lags
+    n: int,  # observations
+) -> float:  # instead of the normal quantile
+    "Kiefer & Vogelsang's (2005, table 1) critical value of a HAC t statistic, interpolated between their levels."
+    z, b = stats.norm.ppf(1 - alpha / 2), min((lags + 1) / n, 1.0)
+    return float(z + sum(np.interp(z, _FIXED_B[:, 0], _FIXED_B[:, j]) * b**j for j in (1, 2, 3)))
+
+# %% ../../nbs/21_features.ofi.ipynb #cfb83f53
 @dataclass(frozen=True, kw_only=True)
 class OFIRegression(Results):
     "A fit of mid change on order flow (@eq-impact) with Newey-West standard errors."
 
     r2: float  # share of the variance explained, in the sample
     hac_lags: int  # lags of the standard errors
-    data: pd.DataFrame  # x and y that were used
+    data: pd.DataFrame  # x (or the columns of flow) and y that were used
 
     @property
     def beta(self) -> float:
-        "Price per unit of flow."
-        return float(self.params["beta"])
+        "Price per unit of flow (of the first column)."
+        return float(self.params.iloc[1])
+
+    def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
+        "Intervals with fixed-b critical values (Kiefer & Vogelsang 2005)."
+        normal = super().conf_int(alpha)
+        wide = _critical(alpha, self.hac_lags, self.nobs) / stats.norm.ppf(1 - alpha / 2) * math.sqrt(self.nobs / (self.nobs - len(self.params)))
+        return normal.assign(lower=self.params - (self.params - normal["lower"]) * wide, upper=self.params + (normal["upper"] - self.params) * wide)
+
+    def predict(self, buckets: pd.DataFrame) -> pd.Series:
+        "The mid change that other buckets' flow says, price."
+        names = self.params.index[1:] if len(self.params) > 2 else [self.data.attrs["x"]]
+        return buckets[list(names)] @ self.params.to_numpy()[1:] + self.params.iloc[0]
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        "Flow against price change, with the line and its 95 % band."
+        "The first column of flow against price change, with its line and 95 % band (the others at their means)."
         ax = axes(xlabel="OFI (units)", ylabel="mid change (price)")[1] if ax is None else ax
-        ax.plot(self.data.x, self.data.y, ".", ms=2.5, alpha=0.35, color="0.45")
-        grid = np.linspace(self.data.x.min(), self.data.x.max(), 50)
-        design = np.column_stack([np.ones(50), grid])
-        half = 1.96 * np.sqrt(np.einsum("ij,jk,ik->i", design, self.covariance.to_numpy(), design))
+        flow = self.data.drop(columns="y")
+        ax.plot(flow.iloc[:, 0], self.data.y, ".", ms=2.5, alpha=0.35, color="0.45")
+        design = np.tile(np.r_[1.0, flow.mean()], (50, 1))
+        design[:, 1] = grid = np.linspace(flow.iloc[:, 0].min(), flow.iloc[:, 0].max(), 50)
+        half = _critical(0.05, self.hac_lags, self.nobs) * np.sqrt(np.einsum("ij,jk,ik->i", design, self.covariance.to_numpy(), design))
         y = design @ self.params.to_numpy()
         return curve(ax, grid, y, lo=y - half, hi=y + half)
 
-# %% ../../nbs/21_features.ofi.ipynb #cffa4e06
+# %% ../../nbs/21_features.ofi.ipynb #5a535bb0
 def ofi_regression(
-    buckets: pd.DataFrame,  # from ofi_buckets
+    buckets: pd.DataFrame,  # from ofi_buckets or scaled_ofi_buckets
     *,
-    x: str = "ofi",  # the column of flow
+    x: str | Sequence[str] = "ofi",  # the column of flow, or several
     y: str = "dmid",  # the column to explain
     hac_lags: int | None = None,  # default floor(4 (n / 100)^(2/9))
-) -> OFIRegression:  # .beta .r2 .bse .conf_int() .summary() .plot()
-    "Least squares of y on flow with an intercept. Raises DataError for fewer than three buckets or flow that never varies."
-    both = pd.DataFrame({"x": buckets[x].to_numpy(dtype=float), "y": buckets[y].to_numpy(dtype=float)}).dropna(ignore_index=True)
-    n = len(both)
-    if n < 3 or both.x.std() == 0:
-        raise DataError(f"{n} usable bucket(s) with flow of s.d. {both.x.std() if n > 1 else 0:g}: three that vary are needed; use a shorter every_s")
+) -> OFIRegression:  # .beta .r2 .bse .conf_int() .summary() .predict() .plot()
+    "Least squares of y on flow with an intercept. Raises DataError for too few buckets or flow that never varies."
+    flows = [x] if isinstance(x, str) else list(x)
+    names, columns = (["beta"], ["x"]) if isinstance(x, str) else (flows, flows)
+    both = pd.DataFrame({c: buckets[f].to_numpy(dtype=float) for c, f in zip([*columns, "y"], [*flows, y], strict=True)}).dropna(ignore_index=True)
+    both.attrs["x"] = flows[0]
+    n, p = len(both), len(flows) + 1
+    X = np.column_stack([np.ones(n), both[columns]])
+    if n < p + 1 or np.linalg.matrix_rank(X) < p:
+        sd = both[columns].std().min() if n > 1 else 0.0
+        raise DataError(f"{n} usable bucket(s) with flow of s.d. {sd:g}: {'three' if p == 2 else p + 1} that vary are needed; use a shorter every_s")
     lags = math.floor(4 * (n / 100) ** (2 / 9)) if hac_lags is None else int(hac_lags)
     if not 0 <= lags < n:
         raise ParameterError(f"hac_lags = {hac_lags!r} must be between 0 and {n - 1}")
-    X = np.column_stack([np.ones(n), both.x])
     estimate, *_ = np.linalg.lstsq(X, both.y.to_numpy(), rcond=None)
     u = both.y.to_numpy() - X @ estimate
     ssr, sst = float(u @ u), float(((both.y - both.y.mean()) ** 2).sum())
-    names = ["const", "beta"]
+    names = ["const", *names]
     return OFIRegression(params=pd.Series(estimate, index=names), covariance=pd.DataFrame(_hac_cov(X, u, lags), index=names, columns=names),
-                         units={"const": "price", "beta": "price/unit"}, llf=-n / 2 * (math.log(2 * math.pi * max(ssr, 1e-300) / n) + 1), nobs=n,
-                         r2=1 - ssr / sst if sst > 0 else math.nan, hac_lags=lags, data=both)
+                         units=dict.fromkeys(names, "price/unit") | {"const": "price"}, llf=-n / 2 * (math.log(2 * math.pi * max(ssr, 1e-300) / n) + 1),
+                         nobs=n, r2=1 - ssr / sst if sst > 0 else math.nan, hac_lags=lags, data=both)
+
+# %% ../../nbs/21_features.ofi.ipynb #c593248e
+@njit
+def _stylised_nb(
+    u: np.ndarray,  # [n, 2], uniform
+    depth: int,  # units at every level beyond the best
+) -> np.ndarray:  # float64[n, 4]: bid (levels), bid size, ask (levels), ask size
+    "Unit orders at the best prices; the flow leans against a wide spread."
+    rows = np.empty((u.shape[0], 4))
+    flow_b, flow_a = 0, 0
+    for i in range(u.shape[0]):
+        level_b, level_a = (flow_b - 1) // depth, (flow_a - 1) // depth
+        wide = 20 - level_b - level_a
+        rows[i, 0], rows[i, 1], rows[i, 2], rows[i, 3] = level_b, flow_b - level_b * depth, 20 - level_a, flow_a - level_a * depth
+        step = 1 if u[i, 1] < 0.5 + 0.03 * min(max(wide - 6, -4), 4) else -1
+        if u[i, 0] < 0.5:
+            flow_b += step
+        else:
+            flow_a += step
+    return rows
+
+
+def stylised_book(
+    depth: int,  # units at every level beyond the best
+    *,
+    n: int,  # orders
+    tick: float,  # price
+    rng: np.random.Generator,  # the source of randomness
+    every_s: float = 0.05,  # s between orders
+    start: Any = pd.Timestamp("2026-03-02 14:30", tz="UTC"),  # of the first
+    mid0: float = 100.0,  # price
+) -> pd.DataFrame:  # time, bid, bid_size, ask, ask_size
+    "The book of Cont, Kukanov & Stoikov's (2014) stylised model, whose impact is tick / (2 depth)."
+    rows = _stylised_nb(rng.random((n, 2)), depth)
+    time = start + pd.to_timedelta((np.arange(n) * every_s * 1e9).astype(np.int64), unit="ns")
+    return pd.DataFrame({"time": time, "bid": mid0 + tick * rows[:, 0], "bid_size": rows[:, 1], "ask": mid0 + tick * rows[:, 2], "ask_size": rows[:, 3]})

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['STEP_UNITS', 'CLOCK_UNITS', 'sigma_slow', 'rolling_vol', 'to_price_sigma', 'VolatilityEstimator', 'realized_vol',
-           'signature', 'features', 'event_features']
+           'signature', 'DiurnalProfile', 'diurnal_profile', 'features', 'event_features']
 
-# %% ../../nbs/22_features.volatility.ipynb #c8283fe5
+# %% ../../nbs/22_features.volatility.ipynb #39fa4058
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from scipy import stats
 
 from makerlab.core import (
@@ -20,6 +21,7 @@ from makerlab.core import (
     RETURN_VOL_UNIT,
     DataError,
     ParameterError,
+    Results,
     UnitError,
     check_choice,
     check_positive,
@@ -30,6 +32,7 @@ from makerlab.core import (
 from ..data.taq import SESSION_GAP_S, clock_marks, session_rows
 from .microprice import _column
 from .ofi import CONVENTIONS, OFICalculator, _events_nb, _rolling_sd_nb, _times, ofi_buckets
+from ..plot import axes, points
 from ..schema import validate_quotes
 
 # %% ../../nbs/22_features.volatility.ipynb #a952da65
@@ -174,7 +177,7 @@ def realized_vol(
         d, t = np.diff(np.r_[0.0, np.cumsum(d)][np.searchsorted(t, marks, side="right") - 1]), marks
     return math.sqrt(float(d @ d) / ((t[-1] - t[0]) * 1e-9))
 
-# %% ../../nbs/22_features.volatility.ipynb #e0cbcce9
+# %% ../../nbs/22_features.volatility.ipynb #6504c538
 def _block_sigma(
     m: np.ndarray,  # mids on the fine clock
     lag: int,  # steps of the fine clock
@@ -184,12 +187,13 @@ def _block_sigma(
 ) -> tuple[float, float, float, int]:  # sigma, lower, upper, blocks used
     "Variance per second at one lag, over all overlapping changes, with an interval from the spread between blocks."
     v = (m[lag:] - m[:-lag]) ** 2 / (lag * step_s)
-    parts = np.array([p.mean() for p in np.array_split(v, max(min(blocks, v.size // (2 * lag)), 1))])
+    parts = np.array([p.mean() for p in np.array_split(v, max(min(blocks, v.size // (4 * lag)), 1))])
     centre = float(v.mean())
-    if parts.size < 2:
+    if parts.size < 2 or centre <= 0.0:
         return math.sqrt(centre), math.nan, math.nan, int(parts.size)
-    half = float(stats.t.ppf(1 - alpha / 2, parts.size - 1) * parts.std(ddof=1) / math.sqrt(parts.size))
-    return math.sqrt(centre), math.sqrt(max(centre - half, 0.0)), math.sqrt(centre + half), int(parts.size)
+    se = float(parts.std(ddof=1)) / math.sqrt(parts.size * (1 - lag * parts.size / (3 * v.size)))
+    half = float(stats.t.ppf(1 - alpha / 2, parts.size - 1)) * se / centre  # of the logarithm of the variance
+    return math.sqrt(centre), math.sqrt(centre * math.exp(-half)), math.sqrt(centre * math.exp(half)), int(parts.size)
 
 
 def signature(
@@ -212,6 +216,98 @@ def signature(
             raise ParameterError(f"lags_s = {lag_s!r} s is more than half of the {m.size * step_s:g} s of the session")
         out.append([lag * step_s, *_block_sigma(m, lag, step_s, blocks, alpha)])
     return pd.DataFrame(out, columns=["lag_s", "sigma", "lower", "upper", "blocks"])
+
+# %% ../../nbs/22_features.volatility.ipynb #b7d75120
+def _seconds_of_day(
+    times: pd.DatetimeIndex,  # zone-aware
+    tz: str,  # the venue's clock
+) -> np.ndarray:  # float64, s since local midnight
+    "Local time of day, right on days when the clocks change."
+    local = times.tz_convert(tz).tz_localize(None)
+    return ((local - local.normalize()) / pd.Timedelta(seconds=1)).to_numpy(dtype=np.float64)
+
+
+def _day_bins(t: np.ndarray, m: np.ndarray, every_s: float, bin_s: float, tz: str) -> pd.Series:
+    "Realised variance per second of each full bin of one session, indexed by the bin's start (s of the day)."
+    marks = clock_marks(t, every_s=every_s)
+    marks = marks[(marks >= t[0]) & (marks <= t[-1])]
+    d2 = np.diff(m[np.searchsorted(t, marks, side="right") - 1]) ** 2
+    at = np.floor((_seconds_of_day(from_ns(marks[:-1]), tz) + 0.5 * every_s) / bin_s) * bin_s
+    table = pd.Series(d2).groupby(at).agg(["sum", "size"])
+    return (table["sum"] / (table["size"] * every_s))[table["size"] * every_s >= 0.9 * bin_s]
+
+# %% ../../nbs/22_features.volatility.ipynb #fbc8d76c
+@dataclass(frozen=True, kw_only=True)
+class DiurnalProfile(Results):
+    "Multiplicative volatility factor of each bin of the day; fitted by `diurnal_profile`."
+
+    starts_s: np.ndarray  # start of each bin, s since local midnight
+    bin_s: float  # s
+    tz: str  # the venue's clock
+    days: int  # that were used
+    last_day: pd.Timestamp  # the last of them, local midnight
+
+    def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
+        "Student intervals over days, on the logarithm of the factor. Raises ParameterError unless 0 < alpha < 1."
+        if not 0 < alpha < 1:
+            raise ParameterError(f"alpha = {alpha!r} (probability) must be between 0 and 1: 0.05 gives 95 % intervals")
+        half = stats.t.ppf(1 - alpha / 2, self.days - 1) * self.bse / self.params
+        return pd.DataFrame({"lower": self.params * np.exp(-half), "upper": self.params * np.exp(half)})
+
+    def factor(self, times: Any, *, in_sample: bool = False) -> pd.Series:
+        "The factor at each time, NaN outside the fitted hours. Raises DataError for days up to the last fitted one unless in_sample."
+        stamps = from_ns(to_ns(times))
+        if not in_sample and len(stamps) and stamps.min().tz_convert(self.tz).normalize() <= self.last_day:
+            raise DataError(f"times begin on {stamps.min():%Y-%m-%d}, not after {self.last_day:%Y-%m-%d}, the last day of the fit: "
+                            "fit on earlier days, or say in_sample=True")
+        of_day = _seconds_of_day(stamps, self.tz)
+        row = pd.Index(self.starts_s).get_indexer(np.floor(of_day / self.bin_s) * self.bin_s)
+        row[(row < 0) & (of_day == self.starts_s[-1] + self.bin_s)] = len(self.starts_s) - 1  # the closing stamp
+        return pd.Series(np.where(row >= 0, self.params.to_numpy()[row], np.nan), index=stamps, name="factor")
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        "The factors with their 95 % intervals over the hours of the day."
+        ax = axes(xlabel="time of day (h)", ylabel="factor of σ", title="Volatility by the hour")[1] if ax is None else ax
+        ci = self.conf_int()
+        return points(ax, (self.starts_s + self.bin_s / 2) / 3600, self.params, lo=ci["lower"], hi=ci["upper"], label=f"{self.days} days")
+
+# %% ../../nbs/22_features.volatility.ipynb #f33073f2
+def _day_table(t: np.ndarray, m: np.ndarray, bin_s: float, every_s: float, tz: str) -> pd.DataFrame:
+    "Realised variance per second, one row a session, one column a bin. Raises DataError."
+    rows = {from_ns(t[a : a + 1])[0].tz_convert(tz).normalize(): _day_bins(t[a:b], m[a:b], every_s, bin_s, tz) for a, b in session_rows(t)}
+    table = pd.DataFrame(rows).T
+    if len(table) < 3:
+        raise DataError(f"mid: {len(table)} session(s), and at least 3 are needed to tell the hours from chance")
+    lacking = table.columns[table.isna().any()]
+    if len(lacking):
+        day = table.index[table[lacking[0]].isna()][0]
+        raise DataError(f"mid: the session of {day:%Y-%m-%d} does not fill the bin that starts {float(lacking[0]) / 3600:.2f} h "
+                        "after midnight, as others do: leave short days out")
+    if not (table.sum(axis=1) > 0).all():
+        raise DataError("mid: on some day the price never moves between marks, so that its hours cannot be compared")
+    return table
+
+
+def diurnal_profile(
+    mid: pd.Series,  # several sessions, indexed by UTC time
+    *,
+    bin_s: float = 1800.0,  # width of a bin, s
+    every_s: float = 30.0,  # span of the changes, s: where the signature is flat
+    tz: str = "America/New_York",  # the venue's clock
+) -> DiurnalProfile:
+    "Time-of-day factors of volatility from past days (@eq-profile). Raises DataError, ParameterError."
+    _changes(mid, "price")
+    if check_positive("every_s", every_s, unit="s") * 5 > check_positive("bin_s", bin_s, unit="s"):
+        raise ParameterError(f"bin_s = {bin_s!r} s must hold at least five changes of every_s = {every_s!r} s")
+    table = _day_table(to_ns(mid.index), mid.to_numpy(dtype=np.float64), bin_s, every_s, tz)
+    u = table.div(table.mean(axis=1), axis=0)
+    f = np.sqrt(u.mean())
+    starts = table.columns.to_numpy(dtype=np.float64)
+    names = [f"{int(s // 3600):02d}:{int(s % 3600 // 60):02d}" for s in starts]
+    cov = u.cov().to_numpy() / len(u) / (4 * np.outer(f, f))
+    return DiurnalProfile(params=pd.Series(f.to_numpy(), index=names), covariance=pd.DataFrame(cov, index=names, columns=names),
+                          units=dict.fromkeys(names, "1"), nobs=table.size, starts_s=starts,
+                          bin_s=float(bin_s), tz=tz, days=len(table), last_day=table.index.max())
 
 # %% ../../nbs/22_features.volatility.ipynb #b0ae9c7d
 def _session_features(q: pd.DataFrame, t: np.ndarray, marks: np.ndarray, every_s: float, calc: OFICalculator, steps: int) -> pd.DataFrame:

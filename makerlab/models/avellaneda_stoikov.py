@@ -87,7 +87,7 @@ def reservation_price(
     "The mid less the inventory skew. Raises ParameterError, UnitError. Avellaneda & Stoikov (2008), eq. 29."
     return _values("mid", mid, "price") - inventory_skew(inventory, gamma=gamma, sigma=sigma, tau_s=tau_s)
 
-# %% ../../nbs/30_models.avellaneda_stoikov.ipynb #be774247
+# %% ../../nbs/30_models.avellaneda_stoikov.ipynb #78e3137d
 def _log1p_ratio(y: Any) -> Any:
     "ln(1+y)/y, and its limit 1 as y goes to 0."
     y = np.asarray(y, dtype=np.float64)
@@ -97,15 +97,15 @@ def _log1p_ratio(y: Any) -> Any:
 
 def base_depth(
     *,
-    gamma: float,  # risk aversion, 1/(price*unit)
+    gamma: float,  # risk aversion, 1/(price*unit); 0 is risk-neutral
     k: float,  # decay of the fill rate, 1/price
 ) -> float:  # price
-    "The monopolist's margin ln(1+gamma/k)/gamma, 1/k when gamma goes to 0. Raises ParameterError."
-    check_positive("gamma", gamma, unit="1/(price*unit)", remedy="for a risk-neutral maker give a small one, such as 1e-12")
+    "The monopolist's margin ln(1+gamma/k)/gamma, 1/k at gamma = 0. Raises ParameterError."
+    check_nonnegative("gamma", gamma, unit="1/(price*unit)")
     check_positive("k", k, unit="1/price", remedy="k is how fast fills fade with depth, not how often they arrive")
     return float(_log1p_ratio(gamma / k) / k)
 
-# %% ../../nbs/30_models.avellaneda_stoikov.ipynb #80918f9c
+# %% ../../nbs/30_models.avellaneda_stoikov.ipynb #4aeacb25
 def half_spread(
     *,
     gamma: float,  # risk aversion, 1/(price*unit)
@@ -114,6 +114,7 @@ def half_spread(
     tau_s: Any,  # time to go, s
 ) -> Any:  # price from the reservation price to either quote
     "HALF the optimal spread. Raises ParameterError, UnitError. Avellaneda & Stoikov (2008), half of eq. 30."
+    check_positive("gamma", gamma, unit="1/(price*unit)", remedy="for a risk-neutral maker give a small one, such as 1e-12")
     base = base_depth(gamma=gamma, k=k)
     return 0.5 * gamma * _sigma2(sigma) * _values("tau_s", tau_s, "s", nonnegative=True) + base
 
@@ -141,7 +142,7 @@ def optimal_quotes(
     h = half_spread(gamma=gamma, sigma=sigma, k=k, tau_s=tau_s)
     return Quotes(r - h, r + h, r, h)
 
-# %% ../../nbs/30_models.avellaneda_stoikov.ipynb #6c9f28d5
+# %% ../../nbs/30_models.avellaneda_stoikov.ipynb #d4629fb3
 def expanded_value(
     inventory: Any,  # units held
     *,
@@ -153,6 +154,7 @@ def expanded_value(
 ) -> Any:  # price*unit, the certainty equivalent beyond x + q s
     "theta = theta_0 - gamma sigma^2 tau q^2 / 2 of the expansion. Raises ParameterError, UnitError. (2008), sec. 3.2."
     check_positive("A", A, unit="1/s")
+    check_positive("gamma", gamma, unit="1/(price*unit)")
     base, variance = base_depth(gamma=gamma, k=k), _sigma2(sigma)
     tau, q = _values("tau_s", tau_s, "s", nonnegative=True), _values("inventory", inventory, "units")
     trade = A / (k + gamma) * ((2.0 - 2.0 * k * base) * tau - 0.5 * k * gamma * variance * tau**2)
@@ -178,7 +180,7 @@ def hjb_residual(
     remainder = [np.expm1(-k * depth) + k * depth for depth in (h + skew, h - skew)]
     return A / (k + gamma) * (remainder[0] + remainder[1])
 
-# %% ../../nbs/30_models.avellaneda_stoikov.ipynb #d8a86e69
+# %% ../../nbs/30_models.avellaneda_stoikov.ipynb #a77442dd
 def saturation_time(
     *,
     gamma: float,  # risk aversion, 1/(price*unit)
@@ -189,6 +191,7 @@ def saturation_time(
     "The time scale tau* on which the true optimal quotes stop moving: tau is worth tau* tanh(tau/tau*). Raises ParameterError, UnitError."
     check_positive("A", A, unit="1/s")
     price_vol = check_positive("sigma", price_sigma(sigma), unit="price/sqrt(s)", remedy="give one number, not a series")
+    check_positive("gamma", gamma, unit="1/(price*unit)", remedy="a risk-neutral maker never saturates")
     base = base_depth(gamma=gamma, k=k)
     exponent = math.log1p(gamma / k) + k * base
     return math.exp(0.5 * exponent) / (math.sqrt(2.0 * k * A * gamma) * price_vol)

@@ -4,19 +4,24 @@
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'reservation_with_ofi', 'half_spread_with_ofi', 'clip_spread', 'round_to_ticks', 'post_only',
-           'cap_sizes', 'naive', 'avellaneda_stoikov', 'avellaneda_stoikov_ofi', 'QuoteParams', 'gamma_for_skew',
-           'gamma_for_half_life', 'params_from_market']
+           'cap_sizes', 'naive', 'avellaneda_stoikov', 'avellaneda_stoikov_ofi', 'glft', 'cartea_jaimungal',
+           'avellaneda_stoikov_adaptive', 'QuoteParams', 'check_strategy', 'gamma_for_skew', 'gamma_for_half_life',
+           'gamma_for_glft', 'params_from_market']
 
-# %% ../../nbs/34_models.quoting.ipynb #05f7f646
+# %% ../../nbs/34_models.quoting.ipynb #c6f85c83
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import optimize
 
-from ..core import _GRID_SLACK, ParameterError, TickGrid, check_finite, check_nonnegative, check_positive, njit, price_sigma
-from ..schema import new_params, strategy
+from ..core import _GRID_SLACK, ParameterError, TickGrid, check_choice, check_finite, check_nonnegative, check_positive, njit, price_sigma
+from .cartea_jaimungal import solve_cj_path
+from .glft import glft_coefficients
+from ..schema import REGIMES, TABLE_LOTS, TABLE_TAU, new_params, strategy
 
 # %% ../../nbs/34_models.quoting.ipynb #b0b3be9b
 @njit
@@ -176,12 +181,85 @@ def avellaneda_stoikov_ofi(state: Any, params: Any) -> tuple[int, int, float, fl
     centre = _centre_nb(state.mid, state.inventory, params.gamma, state.sigma, state.tau_s, params.kappa, state.ofi)
     return _finish_nb(state, params, centre, _half_spread_nb(params.gamma, state.sigma, params.k, state.tau_s, params.eta, state.ofi))
 
-# %% ../../nbs/34_models.quoting.ipynb #1c65bd34
-STRATEGIES: dict[str, Any] = {"naive": naive, "as": avellaneda_stoikov, "as-ofi": avellaneda_stoikov_ofi}  # by the names the command line uses
+# %% ../../nbs/34_models.quoting.ipynb #a380ccb8
+@njit
+def _glft_nb(inventory: float, gamma: float, sigma: float, A: float, k: float, qty: float, fee: float) -> tuple[float, float]:
+    "Shift of the centre and half-spread of the stationary solution, both in price."
+    g = gamma * qty
+    log1 = math.log1p(g / k)
+    slope = sigma * math.sqrt(g / (2.0 * k * A * math.exp(-k * fee))) * math.exp(0.5 * (log1 + k / g * log1))
+    return -inventory / qty * slope, log1 / g + 0.5 * slope + fee
 
-# %% ../../nbs/34_models.quoting.ipynb #5a0b60f2
+
+@strategy
+def glft(state: Any, params: Any) -> tuple[int, int, float, float]:
+    "GLFT (2013) sec. 4 with the volatility of the moment; no quote while sigma or A is missing. Ignores order flow and the clock."
+    shift, half = _glft_nb(state.inventory, params.gamma, state.sigma, params.A, params.k, params.qty, params.fee)
+    return _finish_nb(state, params, state.mid + shift, half)
+
+# %% ../../nbs/34_models.quoting.ipynb #3aaaa72d
+@njit
+def _depth_nb(table: np.ndarray, taus: np.ndarray, tau_s: float, place: float) -> float:
+    "A depth by straight lines between the rows (times to go) and columns (lots) of a table; its edge beyond it."
+    i, last = 0, taus.size - 2
+    while i < last and taus[i + 1] < tau_s:
+        i += 1
+    j = int(place)
+    u, w = (min(tau_s, taus[-1]) - taus[i]) / (taus[i + 1] - taus[i]), place - j
+    low, high = table[i, j] + w * (table[i, j + 1] - table[i, j]), table[i + 1, j] + w * (table[i + 1, j + 1] - table[i + 1, j])
+    return low + u * (high - low)
+
+
+@strategy
+def cartea_jaimungal(state: Any, params: Any) -> tuple[int, int, float, float]:
+    "CJ (2015) secs 10.2 and 10.4: depths by inventory and time to go from the table in the parameters; no quote without one."
+    Q = params.table_lots
+    if not (Q >= 1.0 and state.tau_s >= 0.0):
+        return np.int64(0), np.int64(0), 0.0, 0.0
+    place = min(max(state.inventory / params.qty, -Q), Q) + Q
+    place = min(place, 2.0 * Q - 1e-9)  # the last cell's right end belongs to it
+    bid = _depth_nb(params.table_bid, params.table_tau, state.tau_s, place)
+    ask = _depth_nb(params.table_ask, params.table_tau, state.tau_s, place)
+    return _finish_nb(state, params, state.mid + 0.5 * (ask - bid), 0.5 * (ask + bid))
+
+# %% ../../nbs/34_models.quoting.ipynb #1778447c
+@functools.lru_cache(maxsize=64)
+def _depth_table(A_buy: float, A_sell: float, k: float, phi: float, alpha: float, eps_buy: float, eps_sell: float, qty: float, lots: int,
+                 horizon_s: float, fee: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Times to go, bid and ask depths of the sizes that a record holds. Raises ParameterError."
+    taus = check_positive("horizon_s", horizon_s, unit="s") * np.linspace(0.0, 1.0, TABLE_TAU) ** 3  # dense near the end
+    scale = math.exp(-k * fee)
+    path = solve_cj_path(rate_buy=A_buy * scale, rate_sell=A_sell * scale, kappa_ask=k, kappa_bid=k, phi=phi, alpha=alpha, horizon_s=horizon_s,
+                         q_max=lots, eps_buy=eps_buy, eps_sell=eps_sell, qty=qty, tau_s=taus)
+    out = []
+    for depth, full, inner in ((path.bid, -1, -2), (path.ask, 0, 1)):
+        depth = depth + fee
+        depth[:, full] = 2 * depth[:, inner] - depth[:, 2 * inner - full] if lots > 1 else depth[:, inner]
+        table = np.full((TABLE_TAU, 2 * TABLE_LOTS + 1), np.nan)
+        table[:, : 2 * lots + 1] = depth
+        table.setflags(write=False)
+        out.append(table)
+    return taus, out[0], out[1]
+
+# %% ../../nbs/34_models.quoting.ipynb #19ef0755
+@strategy
+def avellaneda_stoikov_adaptive(state: Any, params: Any) -> tuple[int, int, float, float]:
+    "A-S with the gamma, kappa and eta of the regime that sigma falls in; no quote while sigma or a used ofi is missing."
+    i = 0
+    while i < params.regime_sigma.size and state.sigma >= params.regime_sigma[i]:
+        i += 1
+    gamma = params.regime_gamma[i]
+    centre = _centre_nb(state.mid, state.inventory, gamma, state.sigma, state.tau_s, params.regime_kappa[i], state.ofi)
+    return _finish_nb(state, params, centre, _half_spread_nb(gamma, state.sigma, params.k, state.tau_s, params.regime_eta[i], state.ofi))
+
+
+STRATEGIES: dict[str, Any] = {"naive": naive, "as": avellaneda_stoikov, "as-ofi": avellaneda_stoikov_ofi, "as-adaptive": avellaneda_stoikov_adaptive,
+                              "glft": glft, "cj": cartea_jaimungal}  # by the names the command line uses
+
+# %% ../../nbs/34_models.quoting.ipynb #9f85d929
 _UNITS = {"gamma": "1/(price*unit)", "k": "1/price", "A": "1/s", "kappa": "price per OFI-sigma", "eta": "price per OFI-sigma", "half_spread": "price",
-          "min_spread_bps": "bps of mid", "max_spread_bps": "bps of mid", "qty": "units", "max_inventory": "units"}
+          "min_spread_bps": "bps of mid", "max_spread_bps": "bps of mid", "qty": "units", "max_inventory": "units", "fee": "price per unit",
+          "eps_buy": "price", "eps_sell": "price", "phi": "price/(unit*s)", "alpha": "price/unit", "A_buy": "1/s", "A_sell": "1/s"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +268,7 @@ class QuoteParams:
 
     gamma: float = 2.8e-5  # risk aversion, 1/(price*unit); see gamma_for_skew
     k: float = 100.0  # decay of the fill intensity, 1/price; 1/k is the risk-neutral half-spread
-    A: float = math.nan  # arrivals at the centre, 1/s; NaN = unknown, the three strategies here do not use it
+    A: float = math.nan  # orders that reach the mid, 1/s and side; NaN = unknown; used by glft and cj
     kappa: float = 0.002  # skew, price per OFI-sigma; used by as-ofi
     eta: float = 0.002  # widening of the total spread, price per OFI-sigma; used by as-ofi
     half_spread: float = 0.01  # price; used by naive
@@ -202,21 +280,87 @@ class QuoteParams:
     x1: float = 0.0  # free
     x2: float = 0.0  # free
     x3: float = 0.0  # free
+    fee: float = 0.0  # cost of a fill that the quotes allow for, price per unit, negative = rebate; used by glft and cj
+    A_buy: float = math.nan  # buy orders that reach the mid, 1/s; NaN takes A; used by cj
+    A_sell: float = math.nan  # sell orders, 1/s; NaN takes A; used by cj
+    phi: float = math.nan  # penalty on the square of what we hold, price/(unit*s); NaN = no table; used by cj
+    alpha: float = 0.0  # penalty on the square of what is left at the end, price/unit; used by cj
+    eps_buy: float = 0.0  # rise of the mid at each buy order, price; used by cj
+    eps_sell: float = 0.0  # fall of the mid at each sell order, price; used by cj
+    horizon_s: float = 23_400.0  # longest time to go in cj's table, s
+    regime_sigma: tuple[float, ...] = ()  # volatilities at which the regime changes, price/sqrt(s), increasing, at most 3; used by as-adaptive
+    regime_gamma: tuple[float, ...] = ()  # gamma of each regime, one more than regime_sigma
+    regime_kappa: tuple[float, ...] = ()  # kappa of each
+    regime_eta: tuple[float, ...] = ()  # eta of each
 
     def __post_init__(self) -> None:
-        for name in ("gamma", "k", "half_spread", "qty", "max_inventory"):
-            check_positive(name, getattr(self, name), unit=_UNITS[name], remedy="see params_from_market for values that fit your data")
-        check_finite("kappa", self.kappa, unit=_UNITS["kappa"])
-        check_nonnegative("eta", self.eta, unit=_UNITS["eta"])
-        clip_spread(0.0, mid=1.0, min_spread_bps=self.min_spread_bps, max_spread_bps=self.max_spread_bps)
+        _check_params(self)
 
-    def replace(self, **changes: float) -> "QuoteParams":
+    def replace(self, **changes: Any) -> "QuoteParams":
         "A variant with some fields changed, validated again."
         return dataclasses.replace(self, **changes)
 
     def record(self, tick: float) -> np.record:
-        "The record that compiled strategies read."
-        return new_params(tick=check_positive("tick", tick, unit="price"), **dataclasses.asdict(self))
+        "The record that compiled strategies read, with cj's table when phi and A are known. Raises ParameterError."
+        return new_params(tick=check_positive("tick", tick, unit="price"), **_fields_of(self))
+
+# %% ../../nbs/34_models.quoting.ipynb #8490a4fb
+def _check_params(p: QuoteParams) -> None:
+    "Everything that can be refused. Raises ParameterError."
+    for name in ("gamma", "k", "half_spread", "qty", "max_inventory"):
+        check_positive(name, getattr(p, name), unit=_UNITS[name], remedy="see params_from_market for values that fit your data")
+    for name in ("A", "A_buy", "A_sell", "phi"):
+        if not math.isnan(getattr(p, name)):
+            (check_nonnegative if name == "phi" else check_positive)(name, getattr(p, name), unit=_UNITS[name])
+    for name in ("kappa", "fee", "eps_buy", "eps_sell"):
+        check_finite(name, getattr(p, name), unit=_UNITS[name])
+    for name in ("eta", "alpha"):
+        check_nonnegative(name, getattr(p, name), unit=_UNITS[name])
+    clip_spread(0.0, mid=1.0, min_spread_bps=p.min_spread_bps, max_spread_bps=p.max_spread_bps)
+    check_positive("horizon_s", p.horizon_s, unit="s")
+    n, edges = len(p.regime_gamma), list(p.regime_sigma)
+    if any(len(x) != n for x in (p.regime_kappa, p.regime_eta)) or n > REGIMES or (n and len(edges) != n - 1) or (not n and edges):
+        raise ParameterError(f"regime_gamma, regime_kappa, regime_eta: {n}, {len(p.regime_kappa)}, {len(p.regime_eta)} values and {len(edges)} edges in regime_sigma: "
+                             f"give one value a regime, at most {REGIMES}, and one edge less")
+    if not (all(g > 0 for g in p.regime_gamma) and all(e >= 0 for e in p.regime_eta) and np.isfinite([*edges, *p.regime_gamma, *p.regime_kappa, *p.regime_eta]).all()
+            and (np.diff([0.0, *edges]) > 0).all()):
+        raise ParameterError(f"regime_sigma = {edges} (price/sqrt(s)) must be > 0 and increase, regime_gamma = {list(p.regime_gamma)} be > 0, regime_eta = {list(p.regime_eta)} be >= 0")
+
+
+def _fields_of(p: QuoteParams) -> dict[str, Any]:
+    "The fields of a parameter record."
+    skip = ("A_buy", "A_sell", "phi", "alpha", "eps_buy", "eps_sell", "horizon_s", "regime_sigma", "regime_gamma", "regime_kappa", "regime_eta")
+    out: dict[str, Any] = {f.name: getattr(p, f.name) for f in dataclasses.fields(p) if f.name not in skip}
+    if p.regime_gamma:
+        n = len(p.regime_gamma)
+        for name, tail in (("regime_gamma", REGIMES - n), ("regime_kappa", REGIMES - n), ("regime_eta", REGIMES - n)):
+            out[name] = np.r_[getattr(p, name), np.full(tail, getattr(p, name)[-1])]
+        out["regime_sigma"] = np.r_[p.regime_sigma, np.full(REGIMES - n, np.inf)]
+    sides = [p.A if math.isnan(x) else x for x in (p.A_buy, p.A_sell)]
+    lots = int(min(p.max_inventory / p.qty * (1 + 1e-12), TABLE_LOTS + 1))
+    if not math.isnan(p.phi) and not any(map(math.isnan, sides)) and 1 <= lots <= TABLE_LOTS:
+        taus, bid, ask = _depth_table(*sides, p.k, p.phi, p.alpha, p.eps_buy, p.eps_sell, p.qty, lots, p.horizon_s, p.fee)
+        out |= {"table_lots": float(lots), "table_tau": taus, "table_bid": bid, "table_ask": ask}
+    return out
+
+# %% ../../nbs/34_models.quoting.ipynb #2665c306
+def check_strategy(
+    name: str,  # one of STRATEGIES
+    params: QuoteParams,  # what it will be told
+) -> None:
+    "Whether a strategy has what it needs. Raises ParameterError with the remedy."
+    check_choice("strategy", name, tuple(STRATEGIES))
+    sides = (params.A, params.A) if name == "glft" else tuple(params.A if math.isnan(x) else x for x in (params.A_buy, params.A_sell))
+    if name in ("glft", "cj") and any(map(math.isnan, sides)):
+        raise ParameterError(f"A = nan (1/s): strategy {name} needs the rate at which orders reach the mid: calibrate it (makerlab.calibration.intensity, "
+                             "mm-engine calibrate), or give A")
+    if name == "cj" and math.isnan(params.phi):
+        raise ParameterError("phi = nan (price/(unit*s)): strategy cj needs its penalty on inventory: phi = gamma*sigma**2/2 matches glft's risk aversion")
+    lots = params.max_inventory / params.qty
+    if name == "cj" and not 1 <= lots * (1 + 1e-12) < TABLE_LOTS + 1:
+        raise ParameterError(f"max_inventory / qty = {lots:g} lots: cj's table holds 1 to {TABLE_LOTS}: change qty or max_inventory")
+    if name == "as-adaptive" and not params.regime_gamma:
+        raise ParameterError("regime_gamma = (): strategy as-adaptive needs its regimes: makerlab.models.adaptive.fit_regimes finds them on earlier days")
 
 # %% ../../nbs/34_models.quoting.ipynb #0f81bbfb
 def gamma_for_skew(
@@ -245,6 +389,27 @@ def gamma_for_half_life(
     pull = 2.0 * check_positive("qty", qty, unit="units") * check_positive("A", A, unit="1/s") * check_positive("k", k, unit="1/price")
     pull *= math.exp(-k * check_nonnegative("half_spread", half_spread, unit="price"))
     return math.log(2.0) / (pull * price_sigma(sigma) ** 2 * check_positive("tau_s", tau_s, unit="s") * check_positive("half_life_s", half_life_s, unit="s"))
+
+# %% ../../nbs/34_models.quoting.ipynb #8ccebc43
+def gamma_for_glft(
+    skew_price: float,  # wanted shift of the centre, price
+    *,
+    inventory: float,  # at this inventory, units
+    sigma: Any,  # price volatility, price/sqrt(s)
+    A: float,  # orders that reach the mid, 1/s
+    k: float,  # decay of the fill intensity, 1/price
+    qty: float = 1.0,  # units a lot
+) -> float:  # 1/(price*unit)
+    "The risk aversion whose stationary quotes shift by skew_price at that inventory (GLFT 2013, sec. 4). Raises ParameterError."
+    lots = check_positive("inventory", inventory, unit="units") / check_positive("qty", qty, unit="units")
+    want = math.log(check_positive("skew_price", skew_price, unit="price") / lots)
+
+    def off(log_g: float) -> float:
+        g = math.exp(log_g)
+        return math.log(glft_coefficients(sigma=sigma, A=A, k=k, gamma=g / qty, qty=qty).slope) - want
+
+    small = 2 * want + math.log(2 * k * A) - 2 * math.log(price_sigma(sigma)) - 1  # slope**2 = sigma**2 * g * e/(2*k*A) while g << k, and more beyond
+    return math.exp(optimize.brentq(off, small - 40.0, small + 1.0, xtol=1e-12)) / qty
 
 # %% ../../nbs/34_models.quoting.ipynb #979c270d
 def params_from_market(

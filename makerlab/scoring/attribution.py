@@ -187,7 +187,7 @@ def _check_horizons(name: str, horizons: Sequence[float], unit: str) -> list[flo
         raise ParameterError(f"{name} = {list(horizons)!r} ({unit}) must be one or more distinct numbers > 0")
     return out
 
-# %% ../../nbs/61_scoring.attribution.ipynb #d6ce0987
+# %% ../../nbs/61_scoring.attribution.ipynb #fe5d1e15
 def markouts(
     fills: pd.DataFrame,  # FILLS, as for attribute
     mids: Any,  # mid at each step, price
@@ -249,7 +249,7 @@ def markouts_by_time(
     out.attrs["horizon_unit"] = "s"
     return out
 
-# %% ../../nbs/61_scoring.attribution.ipynb #d1d011f2
+# %% ../../nbs/61_scoring.attribution.ipynb #aea9c4d2
 def _block_of(table: pd.DataFrame, horizon: float, unit: str) -> np.ndarray:
     "The number of the block, twice the horizon long, that each fill falls in."
     if unit == "s":
@@ -259,13 +259,14 @@ def _block_of(table: pd.DataFrame, horizon: float, unit: str) -> np.ndarray:
 
 
 def _cluster_se(cost: np.ndarray, qty: np.ndarray, block: np.ndarray) -> tuple[float, int]:
-    "Standard error of sum(cost) / sum(qty) with sums of residuals by block; and the number of blocks."
+    "Standard error of sum(cost) / sum(qty) with sums of residuals by block, neighbours half counted; and the number of blocks."
     u = cost - cost.sum() / qty.sum() * qty
-    sums = pd.Series(u).groupby(block).sum().to_numpy()
-    g = sums.size
-    return (math.sqrt(g / (g - 1) * (sums**2).sum()) / float(qty.sum()), g) if g >= 5 else (math.nan, g)
+    by = pd.Series(u).groupby(block).sum()
+    sums, g = by.to_numpy(), len(by)
+    shared = float((sums[1:] * sums[:-1])[np.diff(by.index.to_numpy()) == 1].sum())
+    return (math.sqrt(g / (g - 1) * max(float((sums**2).sum()) + shared, 0.0)) / float(qty.sum()), g) if g >= 5 else (math.nan, g)
 
-# %% ../../nbs/61_scoring.attribution.ipynb #0c33c745
+# %% ../../nbs/61_scoring.attribution.ipynb #ffdbf95b
 def adverse_selection(
     table: pd.DataFrame,  # from markouts or markouts_by_time
     *,
@@ -281,7 +282,7 @@ def adverse_selection(
         cost, qty = -keep["markout_pnl"].to_numpy(), keep["qty"].to_numpy()
         units = qty.sum()
         se, g = _cluster_se(cost, qty, _block_of(keep, float(h), unit)) if units > 0 else (math.nan, 0)
-        half = stats.t.ppf(0.5 + level / 2, g - 1) * se if g >= 5 else math.nan
+        half = stats.t.ppf(0.5 + level / 2, (g - 1) / 1.5) * se if g >= 5 else math.nan
         per = cost.sum() / units if units > 0 else math.nan
         rows.append(dict(horizon=h, fills=len(keep), censored=len(part) - len(keep), qty=units, cost=cost.sum(),
                          effective_per_unit=keep["spread_capture"].sum() / units if units > 0 else math.nan,
@@ -299,7 +300,7 @@ def censored(
     "How many fills have no mid `h` later, by horizon."
     return table["markout_pnl"].isna().groupby(table["horizon"]).sum().astype(int).rename("censored")
 
-# %% ../../nbs/61_scoring.attribution.ipynb #d2128005
+# %% ../../nbs/61_scoring.attribution.ipynb #e0702ad1
 def carve_out(
     fills: pd.DataFrame,  # FILLS, as for attribute
     mids: Any,  # mid at each step, price
@@ -317,7 +318,7 @@ def carve_out(
     out["inventory_pnl"] = out.sum(axis=1)
     return out
 
-# %% ../../nbs/61_scoring.attribution.ipynb #63ce7f8e
+# %% ../../nbs/61_scoring.attribution.ipynb #2c8717cc
 def plot_markouts(
     costs: pd.DataFrame,  # from adverse_selection
     ax: Axes,  # to draw on

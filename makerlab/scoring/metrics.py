@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['need_columns', 'refuse_rows', 'trading_days', 'tape_sessions', 'equity', 'bar_pnl', 'inventory_stats', 'Drawdown',
-           'max_drawdown', 'Sharpe', 'sharpe', 'profit_factor', 'turnover', 'spread_per_unit', 'fill_ratio',
-           'summarise']
+           'max_drawdown', 'long_run_se', 'Sharpe', 'sharpe', 'profit_factor', 'turnover', 'spread_per_unit',
+           'fill_ratio', 'summarise']
 
-# %% ../../nbs/60_scoring.metrics.ipynb #2f5fb58a
+# %% ../../nbs/60_scoring.metrics.ipynb #71042404
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from scipy import fft, stats
 
-from ..core import NS_PER_S, DataError, check_positive, to_ns
+from ..core import NS_PER_S, DataError, ParameterError, check_positive, to_ns
 from ..plot import tape
 
 # %% ../../nbs/60_scoring.metrics.ipynb #44f936a4
@@ -161,21 +162,42 @@ def max_drawdown(
     peak = w.index[above[-1]] if above.size else w.index[0]
     return Drawdown(value=float(top[low] - x[low]), peak=peak, trough=w.index[low], recovered=w.index[low + back[0]] if back.size else None)
 
-# %% ../../nbs/60_scoring.metrics.ipynb #b7f005a8
+# %% ../../nbs/60_scoring.metrics.ipynb #647f4319
+def long_run_se(
+    x: np.ndarray | pd.Series,  # [n] observations in time order
+) -> tuple[float, int]:  # standard error of their mean, and its degrees of freedom (use Student's t)
+    "Error of a mean of dependent observations by equal-weighted cosines (Lazarus et al. 2018). Raises DataError under two observations."
+    v = np.ascontiguousarray(x, dtype=np.float64)
+    if v.ndim != 1 or v.size < 2:
+        raise DataError(f"x has shape {v.shape}: an error needs one column of at least 2 observations")
+    refuse_rows("x", ~np.isfinite(v), v, remedy="drop or repair these rows first")
+    df = max(1, int(0.4 * v.size ** (2 / 3)))
+    waves = fft.dct(v - v.mean(), type=2, norm="ortho")[1 : df + 1]
+    return math.sqrt(float((waves**2).mean()) / v.size), df
+
+# %% ../../nbs/60_scoring.metrics.ipynb #b5964c1f
 @dataclass(frozen=True)
 class Sharpe:
     "A Sharpe ratio that carries its basis; `value` is NaN under two trading days and `note` says so."
 
     value: float  # annualised, or NaN
-    se: float  # its standard error for independent bars (Lo 2002), annualised, or NaN
+    se: float  # its standard error, dependence, skewness and kurtosis of the bars included, annualised, or NaN
     per_bar: float  # mean over standard deviation of a bar's P&L
     bar_s: float  # s
     bars: int  # how many
     days: int  # trading days in the sample
     annualisation: float  # sqrt(bars a day * days a year)
     note: str  # the basis in words, or why there is no value
+    df: int = 0  # degrees of freedom of the standard error
 
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        "Ends of the interval by Student's t; NaN where there is no value. Raises ParameterError for a bad level."
+        if not 0 < level < 1:
+            raise ParameterError(f"level = {level!r} (probability) must be between 0 and 1: 0.95 gives 95 % intervals")
+        half = float(stats.t.ppf(0.5 + level / 2, self.df)) * self.se if self.df > 0 else math.nan
+        return self.value - half, self.value + half
 
+# %% ../../nbs/60_scoring.metrics.ipynb #4432efbc
 def sharpe(
     path: pd.DataFrame,  # PATH
     *,
@@ -196,7 +218,9 @@ def sharpe(
         return Sharpe(math.nan, math.nan, per_bar, bar_s, x.size, days, factor, "n/a: a single trading day or less says nothing about a year")
     if not sd > 0:
         return Sharpe(math.nan, math.nan, per_bar, bar_s, x.size, days, factor, "n/a: the P&L of the bars does not vary")
-    return Sharpe(factor * per_bar, factor * math.sqrt((1 + per_bar**2 / 2) / x.size), per_bar, bar_s, x.size, days, factor, basis)
+    z = (x - x.mean()) / sd
+    se, df = long_run_se(z - 0.5 * per_bar * (z**2 - 1))
+    return Sharpe(factor * per_bar, factor * se, per_bar, bar_s, x.size, days, factor, basis, df)
 
 # %% ../../nbs/60_scoring.metrics.ipynb #2425aa51
 def profit_factor(
@@ -240,18 +264,20 @@ def fill_ratio(
     quoted = int(path["quote_bid"].notna().sum() + path["quote_ask"].notna().sum())
     return len(fills[["step", "side"]].drop_duplicates()) / quoted if quoted else math.nan
 
-# %% ../../nbs/60_scoring.metrics.ipynb #f597a18f
+# %% ../../nbs/60_scoring.metrics.ipynb #5230db18
 def _run_rows(path: pd.DataFrame, *, tz: str, bar_s: float, days_per_year: float, q0: float, cash0: float) -> list[tuple]:
     "Name, value, unit, note of the metrics that come from the path."
     stock, fall = inventory_stats(path, tz=tz), max_drawdown(path, q0=q0, cash0=cash0)
     ratio = sharpe(path, bar_s=bar_s, days_per_year=days_per_year, tz=tz, q0=q0, cash0=cash0)
     factor = profit_factor(path, bar_s=bar_s, tz=tz, q0=q0, cash0=cash0)
+    lo, hi = ratio.interval()
+    error = f"95 % interval {lo:.3g} to {hi:.3g} (dependent bars, t with {ratio.df} d.f.)" if ratio.df else "n/a"
     back = "never recovered" if fall.recovered is None else f"recovered {fall.recovered:%Y-%m-%d %H:%M:%S}"
     return [("inventory_mean", stock["mean"], "units", "time-weighted"), ("inventory_sd", stock["sd"], "units", "time-weighted"),
             ("inventory_max_abs", stock["max_abs"], "units", "largest at any step"),
             ("max_drawdown", fall.value, "quote currency", f"{fall.peak:%Y-%m-%d %H:%M:%S} to {fall.trough:%Y-%m-%d %H:%M:%S} UTC, {back}"),
             ("profit_factor", factor, "1", f"of {bar_s:g} s bars" if factor == factor else "n/a: no bar lost"),
-            ("sharpe", ratio.value, "1/sqrt(year)", ratio.note), ("sharpe_se", ratio.se, "1/sqrt(year)", "if bars were independent (Lo 2002)")]
+            ("sharpe", ratio.value, "1/sqrt(year)", ratio.note), ("sharpe_se", ratio.se, "1/sqrt(year)", error)]
 
 # %% ../../nbs/60_scoring.metrics.ipynb #91c90098
 def summarise(
