@@ -6,7 +6,6 @@ Prints one JSON object. The peers need scipy and statsmodels (both in makerlab's
 import json
 import os
 import statistics
-import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -15,6 +14,7 @@ import pandas as pd
 import scipy
 import statsmodels
 import statsmodels.api as sm
+from clock import describe, timed
 from scipy import optimize, special
 
 from makerlab.calibration.intensity import IntensityModel, _fit_row_nb, bootstrap, fit_many
@@ -30,21 +30,6 @@ def _repeat(z, zr, e, counts, out):
     "A cold fit of each row, from k = 0 and with all checks."
     for r in range(counts.shape[0]):
         _, out[r], _, _, _ = _fit_row_nb(z, zr, e, counts[r], 0.0, 1e-8)
-
-
-def timed(run, runs):
-    "Seconds of each of `runs` calls."
-    out = []
-    for _ in range(runs):
-        tic = time.perf_counter()
-        run()
-        out.append(time.perf_counter() - tic)
-    return out
-
-
-def describe(seconds, **more):
-    "Median, minimum and maximum."
-    return {"median_s": statistics.median(seconds), "min_s": min(seconds), "max_s": max(seconds), "runs": len(seconds), **more}
 
 
 def statsmodels_fit(counts):

@@ -9,33 +9,18 @@ import importlib.metadata
 import json
 import os
 import statistics
-import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import scipy
+from clock import describe, timed
 from scipy.integrate import solve_ivp
 
 from makerlab.models.cartea_jaimungal import solve_cj
 
 Q, STEPS, OURS, THEIRS = 50, 2000, 60, 7
 WORLD = dict(rate_buy=1.0, rate_sell=1.0, kappa_ask=100.0, kappa_bid=100.0, phi=2e-5, alpha=1e-4, horizon_s=60.0, q_max=Q)
-
-
-def timed(run, runs):
-    "Seconds of each of `runs` calls."
-    out = []
-    for _ in range(runs):
-        tic = time.perf_counter()
-        run()
-        out.append(time.perf_counter() - tic)
-    return out
-
-
-def describe(seconds, **more):
-    "Median, minimum and maximum."
-    return {"median_s": statistics.median(seconds), "min_s": min(seconds), "max_s": max(seconds), "runs": len(seconds), **more}
 
 
 def package():

@@ -6,33 +6,18 @@ Prints one JSON object. The peer needs arch (in makerlab's own environment). Tak
 import json
 import os
 import statistics
-import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import arch
 import numpy as np
 from arch.bootstrap import StationaryBootstrap
+from clock import describe, timed
 from scipy import signal, stats
 
 from makerlab.scoring.inference import _block_sum_nb, optimal_block, resample_totals
 
 STEPS, DRAWS, RUNS, BATCH = 23_400, 10_000, 7, 500  # arch is timed on RUNS batches of BATCH replicates and scaled to DRAWS
-
-
-def timed(run, runs):
-    "Seconds of each of `runs` calls."
-    out = []
-    for _ in range(runs):
-        tic = time.perf_counter()
-        run()
-        out.append(time.perf_counter() - tic)
-    return out
-
-
-def describe(seconds, **more):
-    "Median, minimum and maximum."
-    return {"median_s": statistics.median(seconds), "min_s": min(seconds), "max_s": max(seconds), "runs": len(seconds), **more}
 
 
 def same_rows(x, block, rng):

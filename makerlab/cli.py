@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Source', 'Symbol', 'Zone', 'Format', 'Trades', 'Start', 'End', 'Exchange', 'Hours', 'Clean', 'Json', 'Out', 'app',
            'data_app', 'plain', 'say', 'guarded', 'os_debug', 'progress', 'seconds', 'inspect', 'features', 'calibrate',
-           'backtest', 'config', 'report', 'data_list', 'data_fetch', 'demo', 'main']
+           'backtest', 'sweep_command', 'config', 'report', 'data_list', 'data_fetch', 'demo', 'main']
 
 # %% ../nbs/99_cli.ipynb #95f885bd
 import os
@@ -205,7 +205,7 @@ def inspect(source: Source, symbol: Symbol = None, tz: Zone = None, format: Form
         found = inspect_source(source, format=format, symbol=symbol, tz=tz, trades=trades, start_date=start_date, end_date=end_date, exchange=exchange, **hours)
     say(found, as_json=as_json)
 
-# %% ../nbs/99_cli.ipynb #f95b761c
+# %% ../nbs/99_cli.ipynb #ecc367a7
 def _write_table(table: pd.DataFrame, path: str) -> str:
     "A table as Parquet or CSV by its suffix, whole or not at all. Raises ParameterError for another suffix."
     from makerlab.core import write_atomic
@@ -225,7 +225,7 @@ def features(source: Source, symbol: Symbol = None, tz: Zone = None, every: Anno
              out: Annotated[str | None, typer.Option(help="write the table here (.parquet or .csv)")] = None, window: Annotated[str, typer.Option(help="of volatility and OFI's scale; at least two steps")] = "60s",
              format: Format = None, start_date: Start = None, end_date: End = None, exchange: Exchange = None, any_hours: Hours = False, clean: Clean = False, as_json: Json = False) -> None:
     "Order-flow imbalance, volatility, imbalance and weighted mid on a clock, and what flow explains."
-    from makerlab.backtest.pipeline import about_the_data
+    from makerlab.backtest.pipeline import about_the_data, median_interval, r2_interval
     from makerlab.features.ofi import ofi_buckets, ofi_regression
     from makerlab.features.volatility import features as feature_table
 
@@ -239,11 +239,13 @@ def features(source: Source, symbol: Symbol = None, tz: Zone = None, every: Anno
         whole = ofi_regression(buckets)
         day = pd.DatetimeIndex(buckets["time"]).tz_convert("America/New_York").strftime("%Y-%m-%d")
         by_day = {d: ofi_regression(part).r2 for d, part in buckets.groupby(day)}
+        ends = {d: list(r2_interval(part["ofi"], part["dmid"])) for d, part in buckets.groupby(day)}
+        sigma, *sigma_ends = median_interval(table["sigma"], every=max(1, round(window_s / every_s)))
         written = [_write_table(table, out)] if out else []
     low, high = whole.conf_int().loc["beta"]
-    say({"symbol": market.symbol, "zone": market.tz, "every_s": every_s, "rows": len(table), "ofi_r2": whole.r2, "ofi_r2_by_day": by_day,
+    say({"symbol": market.symbol, "zone": market.tz, "every_s": every_s, "rows": len(table), "ofi_r2": whole.r2, "ofi_r2_ci": list(r2_interval(buckets["ofi"], buckets["dmid"])), "ofi_r2_by_day": by_day, "ofi_r2_ci_by_day": ends,
          "ofi_beta": whole.beta, "ofi_beta_ci": [low, high], "ofi_beta_unit": "price per unit", "buckets": whole.nobs,
-         "sigma_median": float(table["sigma"].median()), "sigma_unit": "price/sqrt(s)", "spread_median": float(table["spread"].median()),
+         "sigma_median": sigma, "sigma_ci": sigma_ends, "sigma_unit": "price/sqrt(s)", "spread_median": float(table["spread"].median()),
          "about_the_data": about_the_data(market), "written": written}, as_json=as_json)
 
 # %% ../nbs/99_cli.ipynb #05173365
@@ -303,7 +305,7 @@ def calibrate(source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", h
         written = write_fit(fit, out)
     say(_fit_answer(fit) | {"events": events, "about_the_data": notes, "written": [str(p) for p in written]}, as_json=as_json)
 
-# %% ../nbs/99_cli.ipynb #db1c2035
+# %% ../nbs/99_cli.ipynb #5fcfe042
 def _settings(path: str | None, options: dict[str, Any]) -> dict[str, Any]:
     "Settings of a YAML file, overruled by the options given. Raises ParameterError for a bad file."
     loaded: Any = {}
@@ -320,15 +322,19 @@ def _settings(path: str | None, options: dict[str, Any]) -> dict[str, Any]:
 def _result_answer(results: Any) -> dict[str, Any]:
     "What backtest says of a result: the decomposition first, the profit with its interval last."
     from makerlab.scoring.attribution import adverse_selection
+    from makerlab.scoring.report import collect, luck_phrase
 
-    a, costs = results.attribution, adverse_selection(results.markouts)
+    a, costs, data = results.attribution, adverse_selection(results.markouts), collect(results)
+    cuts = {c: [i.lo, i.hi] for c, i in results.intervals.items()}
+    sure = data.luck
     marks = {f"{h:g}": {"cost_per_unit": r["cost_per_unit"], "lo": r["lo"], "hi": r["hi"], "fills": int(r["fills"]), "censored": int(r["censored"])} for h, r in costs.iterrows()}
     interval = results.intervals.get("total")
     return {"strategy": results.info["strategy"], "symbol": results.info["symbol"], "days": results.info["days"], "fill_model": results.info["fills"],
-            "latency_ms": results.info["latency_ns"] / 1e6, "fee_schedule": results.info.get("fee_schedule") or None, "calibration": results.info.get("calibration"), "about_the_data": results.info.get("about_the_data"), "spread_capture": a.spread_capture,
-            "inventory_pnl": a.inventory_pnl, "fees": a.fees, "residual": a.residual, "turnover": a.turnover, "fills": int(results.fills["maker"].sum()),
+            "latency_ms": results.info["latency_ns"] / 1e6, "fee_schedule": results.info.get("fee_schedule") or None, "calibration": results.info.get("calibration"), "about_the_data": results.info.get("about_the_data"), "spread_capture": a.spread_capture, "spread_capture_ci": cuts.get("spread_capture"),
+            "inventory_pnl": a.inventory_pnl, "inventory_pnl_ci": cuts.get("inventory_pnl"), "fees": a.fees, "residual": a.residual, "turnover": a.turnover, "fills": int(results.fills["maker"].sum()),
             "markouts": marks, "total": a.total, "ci": None if interval is None else [interval.lo, interval.hi],
-            "ci_method": None if interval is None else interval.method, "variants": results.info["variants"], "params": dataclasses.asdict(results.params)}
+            "ci_method": None if interval is None else interval.method, "variants": results.info["variants"], "luck": luck_phrase(data), "raw": sure["raw"].to_dict() or None, "deflated": sure["deflated"].to_dict() or None,
+            "params": dataclasses.asdict(results.params)}
 
 # %% ../nbs/99_cli.ipynb #7cc75813
 def _midpath(mid: str, fit: str | None, config: Any, *, dt: float, sigma: float | None) -> Any:
@@ -352,7 +358,7 @@ def _midpath(mid: str, fit: str | None, config: Any, *, dt: float, sigma: float 
     return run_midpath(path, A=float(law["A"]), k=float(law["k"]), params=params, rng=np.random.default_rng(config.seed), sigma=sigma,
                        dt_s=None if "time" in path.columns else dt, strategy=strategy, fee_bps=config.fee_bps, fee_per_unit=config.fee_per_unit, fees=config.schedule if config.fees is not None else None, variants=config.variants)
 
-# %% ../nbs/99_cli.ipynb #fb593a74
+# %% ../nbs/99_cli.ipynb #8fff9cdb
 @app.command()
 @guarded
 def backtest(source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="a source, when no --mid is given")] = None,
@@ -383,6 +389,7 @@ def backtest(source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", he
              "quote_lot": quote_lot, "calibration_s": calibration_s, "variants": variants, "seed": seed}
     settings = make_config(_settings(config, given) | ({"session_end": None} if any_hours else {}))
     with progress() as step:
+        measured = None
         if mid is not None:
             results = _midpath(mid, fit, settings, dt=dt, sigma=sigma)
             written = write_reports(results, out)
@@ -393,7 +400,66 @@ def backtest(source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", he
             job = run_backtest(market, settings)
             step("writing reports")
             results, written = job.results, job.save(out)
-    say(_result_answer(results) | {"written": [str(p) for p in written]}, as_json=as_json)
+            measured = {n: {"value": v, "ci": [lo, hi], "unit": unit} for n, v, lo, hi, unit in job.calibration.measured().itertuples()}
+    say(_result_answer(results) | {"measured": measured, "written": [str(p) for p in written]}, as_json=as_json)
+
+# %% ../nbs/99_cli.ipynb #fc34d794
+def _choices(vary: list[str]) -> dict[str, list[str | None]]:
+    "Values by setting, from NAME=VALUE,VALUE... Raises ParameterError."
+    out: dict[str, list[str | None]] = {}
+    for text in vary:
+        name, found, values = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not found or not name or not all(v.strip() for v in values.split(",")):
+            raise ParameterError(f"vary = {text!r} must be a setting and its values: write --vary skew=0.5,1,2")
+        if name in out:
+            raise ParameterError(f"vary: {name} is there twice: give all its values at once")
+        out[name] = [None if v.strip().lower() in ("none", "null") else v.strip() for v in values.split(",")]
+    return out
+
+
+def _search_answer(search: Any) -> dict[str, Any]:
+    "What sweep says: the winner raw beside deflated, every variant, and the walk-forward."
+    found, walk = search.results, search.ahead
+    best = found.summary()
+    ahead = None if walk is None else {"total": walk.interval.estimate, "ci": [walk.interval.lo, walk.interval.hi], "shrinkage": walk.shrinkage, "splits": walk.splits.to_dict("records")}
+    return {"winner": found.best, "result": search.sentence(), "raw": best["raw"].to_dict(), "deflated": best["deflated"].to_dict(), "variants": len(found.trials),
+            "table": [{"variant": n} | r for n, r in zip(found.table.index, found.table.to_dict("records"), strict=True)], "failed": found.failed,
+            "walk_forward": ahead, "walk_forward_result": search.ahead_sentence(), "days": list(search.days), "fill_model": search.fill_model, "about_the_data": list(search.about),
+            "calibration": search.calibration.window}
+
+# %% ../nbs/99_cli.ipynb #6175fd7a
+@app.command(name="sweep")
+@guarded
+def sweep_command(source: Source, vary: Annotated[list[str], typer.Option(metavar="NAME=V1,V2,...", help="a setting and the values to try, such as skew=0.5,1,2; give it again for more settings, and every combination is tried")],
+                  splits: Annotated[int, typer.Option(help="stretches of the walk-forward; 0 for none")] = 5,
+                  config: Annotated[str | None, typer.Option(help="YAML of the settings that stay, see mm-engine config; its variants count what was tried before")] = None,
+                  out: Annotated[str | None, typer.Option(help="folder for comparison.csv, .md, .html and trials.csv")] = None,
+                  symbol: Symbol = None, tz: Zone = None, format: Format = None, trades: Trades = None, start_date: Start = None, end_date: End = None,
+                  exchange: Exchange = None, any_hours: Hours = False, clean: Clean = False, as_json: Json = False) -> None:
+    "Try many settings on one market, count them all, and show the winner raw and deflated, with a walk-forward."
+    from makerlab.backtest.pipeline import make_config, sweep_market, vary_settings
+
+    settings = make_config(_settings(config, {}) | ({"session_end": None} if any_hours else {}))
+    choices = _choices(vary)
+    many = len(vary_settings(choices, config=settings))
+    with progress() as step:
+        step(f"reading {source}")
+        market = _open(source, format=format, symbol=symbol, tz=tz, trades=trades, start_date=start_date, end_date=end_date, exchange=exchange, any_hours=any_hours, clean=clean)
+        step(f"calibrating, and trading {many} variants")
+        search = sweep_market(market, choices, config=settings, splits=splits)
+        answer = _search_answer(search) | {"written": [str(p) for p in search.save(out)] if out else []}
+    if as_json:
+        say(answer, as_json=True)
+        return
+    columns = ["total", "lo", "hi", "lo_all", "hi_all", "fills", "sharpe", "confidence", "deflated"]
+    table = search.results.table.reindex(columns=columns).astype(float)
+    typer.echo(f"{answer['result']}\n\n{table.to_string(float_format=lambda v: _text(round(v, 4)))}\n")
+    for name, why in search.results.failed.items():
+        typer.echo(f"refused, and counted: {name}: {why}")
+    words = {"fills": search.fill_model, "traded": ", ".join(search.days), "calibrated": " to ".join(search.calibration.window), "about the data": "; ".join(search.about), "written": ", ".join(answer["written"])}
+    typer.echo("\n".join([answer["walk_forward_result"], "lo and hi: 95 % alone; lo_all and hi_all: all variants counted; confidence that the Sharpe ratio is above zero, raw and deflated"]
+                         + [f"{k}: {v}" for k, v in words.items() if v]))
 
 # %% ../nbs/99_cli.ipynb #2780850f
 @app.command()
@@ -439,12 +505,12 @@ def data_fetch(name: Annotated[str, typer.Argument(help="a name from mm-engine d
     path = fetch(name, folder=out, base=base, notify=lambda text: typer.echo(text, err=True))
     say({"written": [str(path)]}, as_json=as_json)
 
-# %% ../nbs/99_cli.ipynb #778da408
+# %% ../nbs/99_cli.ipynb #70b47ef0
 @app.command()
 @guarded
 def demo(out: Out = "reports", seed: Annotated[int, typer.Option(help="of the intervals")] = 1, as_json: Json = False) -> None:
     "The main job on the embedded sample: two symbols, three strategies, reports of each."
-    from makerlab.backtest.pipeline import Config, calibrate_market, run_backtest, split_market
+    from makerlab.backtest.pipeline import Config, calibrate_market, split_market, trader
     from makerlab.data.samples import SAMPLE_SPECS
     from makerlab.data.source import open_source
 
@@ -457,19 +523,21 @@ def demo(out: Out = "reports", seed: Annotated[int, typer.Option(help="of the in
             market = open_source("sample", symbol=symbol)
             early, late = split_market(market)
             calibration = calibrate_market(early)
-            flow[symbol] = calibration.flow()
+            flow[symbol], trade = calibration.flow(), trader(late, calibration=calibration)
             for strategy in ("naive", "as", "as-ofi"):
                 step(f"{symbol}: trading {strategy} on the other days")
-                job = run_backtest(late, Config(strategy=strategy, seed=seed, fee_bps=0.2, variants=3), calibration=calibration)
+                job = trade(Config(strategy=strategy, seed=seed, fee_bps=0.2, variants=3))
                 written += [str(p) for p in job.save(Path(out) / f"{symbol}-{strategy}")]
                 answer = _result_answer(job.results)
-                rows.append({"symbol": symbol, "strategy": strategy} | {c: answer[c] for c in ("spread_capture", "inventory_pnl", "fees", "fills", "total", "ci")})
+                rows.append({"symbol": symbol, "strategy": strategy} | {c: answer[c] for c in ("spread_capture", "inventory_pnl", "fees", "fills", "total", "ci")}
+                            | {"alone": [answer["raw"]["lower end of the net"], answer["raw"]["upper end of the net"]], "confidence": answer["raw"]["confidence"], "deflated": answer["deflated"]["confidence"]})
     note = "made data, two days traded after one of calibration, 0.2 bps fee, 10 ms latency, filled by prints behind the queue and by quotes that cross ours, 3 variants: shows the machinery, not a strategy"
     if as_json:
         say({"rows": rows, "order_flow": flow, "note": note, "written": written}, as_json=True)
     else:
-        table = pd.DataFrame(rows).assign(ci=[f"[{r['ci'][0]:,.0f}, {r['ci'][1]:,.0f}]" for r in rows])
-        typer.echo(table.to_string(index=False, float_format=lambda v: f"{v:,.1f}"))
+        table = pd.DataFrame(rows).assign(**{c: [f"[{r[c][0]:,.0f}, {r[c][1]:,.0f}]" for r in rows] for c in ("ci", "alone")},
+                                          **{c: [f"{min(max(r[c], 0.001), 0.999):.3f}" for r in rows] for c in ("confidence", "deflated")})
+        typer.echo(table.rename(columns={"ci": "95 %, all counted"}).to_string(index=False, float_format=lambda v: f"{v:,.1f}"))
         typer.echo("\n" + "\n".join(f"{symbol}: {said}" for symbol, said in flow.items()))
         typer.echo(f"\n{note}\nReports, one folder each: {out}/SYMBOL-STRATEGY/report.html")
 

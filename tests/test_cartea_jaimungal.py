@@ -250,3 +250,23 @@ def test_epsilon_refusals():
         fit_epsilon(table[table["side"] > 0])
     with pytest.raises(ParameterError, match="alpha"):
         fit_epsilon(table).conf_int(2.0)
+    for one in (dict(rate_buy=1.0), dict(rate_sell=1.0)):
+        with pytest.raises(ParameterError, match="both or neither"):
+            fit_epsilon(table, **one)
+    for column, value in (("side", 0), ("qty", 0.0), ("qty", math.nan), ("markout_pnl", math.inf)):
+        with pytest.raises(DataError, match=f"{column} = .* in row"):
+            fit_epsilon(table.assign(**{column: value}))
+    with pytest.raises(DataError, match="no rows"):
+        fit_epsilon(table.iloc[:0])
+
+
+def test_more_refusals_of_the_solvers():
+    for n in (1, 0, -1, 2.5, True):
+        with pytest.raises(ParameterError, match="n_tau = "):
+            solve_cj_path(**WORLD, n_tau=n)
+    with pytest.raises(ParameterError, match=r"tau_s = \[0.0, 99.0\]"):
+        solve_cj_path(**WORLD, tau_s=[0.0, 99.0])
+    for side in ("buy", "sell"):
+        for eps in (-100.0, 100.0):
+            with pytest.raises(ParameterError, match=f"eps_{side}.*nobody"):
+                solve_cj(**WORLD, **{f"eps_{side}": eps})

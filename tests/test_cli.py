@@ -98,6 +98,7 @@ def test_demo_reports_and_their_redrawing(tmp_path):
     assert {(r["symbol"], r["strategy"]) for r in answer["rows"]} == {(s, n) for s in ("BIGT", "SMLT") for n in ("naive", "as", "as-ofi")}
     for r in answer["rows"]:
         assert abs(r["spread_capture"] + r["inventory_pnl"] - r["fees"] - r["total"]) < 1e-6 * abs(r["spread_capture"]) and r["ci"][0] < r["ci"][1]
+        assert r["ci"][0] < r["alone"][0] < r["alone"][1] < r["ci"][1] and r["deflated"] <= r["confidence"], "three were tried: raw beside deflated"
         assert {p.name for p in (tmp_path / "demo" / f"{r['symbol']}-{r['strategy']}").iterdir()} >= REPORTS | {"fit.csv", "mle_report.md"}
     page = (tmp_path / "demo" / "BIGT-as" / "report.html").read_text()
     for word in ("made data", "calibrated", "0.2 bps", "10 ms", "behind the displayed queue", "variants tried"):
@@ -137,13 +138,13 @@ def test_for_a_person_and_for_usage_errors():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-@pytest.mark.parametrize("wait", [0.4, "reading"])
-def test_interrupt(tmp_path, wait):
-    "During the imports, and during a long backtest into a folder that already holds a report."
+@pytest.mark.parametrize("wait, command", [(0.4, ["backtest"]), ("reading", ["backtest", "--every-s", "0.01"]), ("reading", ["sweep", "--vary", "every_s=0.02,0.01,0.005"])])
+def test_interrupt(tmp_path, wait, command):
+    "During the imports, and during a long backtest or sweep into a folder that already holds a report."
     keep = tmp_path / "out" / "keep.txt"
     keep.parent.mkdir()
     keep.write_text("mine")
-    command = [str(EXE), "backtest", "sample", "--symbol", "BIGT", "--every-s", "0.01", "--out", str(tmp_path / "out"), "--json"]
+    command = [str(EXE), command[0], "sample", *command[1:], "--symbol", "BIGT", "--out", str(tmp_path / "out"), "--json"]
     p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(wait if wait != "reading" else 3.0)
     p.send_signal(signal.SIGINT)
@@ -163,9 +164,9 @@ def test_no_tty_no_progress_and_closed_pipe():
 
 @pytest.mark.parametrize("args, keys", [
     (["inspect", "sample"], {"kind", "symbols", "rows", "span", "zone", "crossed", "locked", "repairs", "problems"}),
-    (["features", "sample", "--symbol", "SMLT", "--every", "10s"], {"ofi_r2", "ofi_beta", "rows"}),
-    (["calibrate", "sample", "--symbol", "BIGT", "--model", "power"], {"A", "k", "se_A", "se_k", "llf", "aic", "bic", "status"}),
-    (["backtest", "sample", "--symbol", "SMLT", "--strategy", "as-ofi", "--start-date", "2026-03-03"], {"total", "spread_capture", "inventory_pnl", "fees", "residual", "fills", "markouts", "ci"}),
+    (["features", "sample", "--symbol", "SMLT", "--every", "10s"], {"ofi_r2", "ofi_r2_ci", "ofi_beta", "ofi_beta_ci", "sigma_median", "sigma_ci", "rows"}),
+    (["calibrate", "sample", "--symbol", "BIGT", "--model", "power"], {"A", "k", "se_A", "se_k", "ci_A", "ci_k", "llf", "aic", "bic", "status"}),
+    (["backtest", "sample", "--symbol", "SMLT", "--strategy", "as-ofi", "--start-date", "2026-03-03"], {"total", "spread_capture", "inventory_pnl", "fees", "residual", "fills", "markouts", "ci", "spread_capture_ci", "inventory_pnl_ci", "measured", "raw", "deflated"}),
     (["backtest", "sample", "--fills", "poisson", "--seed", "3", "--end-date", "2026-03-02"], {"total", "ci"}),
     (["data", "list"], {"samples"}), (["config"], {"gamma", "strategy"})])
 def test_json_of_every_command(args, keys):
@@ -197,6 +198,53 @@ def test_model_strategies_end_to_end(put, tmp_path, strategy, has):
     assert run["spread_capture"] + run["inventory_pnl"] - run["fees"] + run["residual"] == pytest.approx(run["total"], abs=1e-9)
     assert "example-maker-taker" in (tmp_path / "r" / "backtest_summary.md").read_text()
     assert call("report", tmp_path / "r")[0] == 0
+
+
+def test_every_measured_number_has_an_interval(put):
+    run = strict(call("backtest", put(), "--variants", "7", "--json")[1])
+    assert set(run["measured"]) == {"A", "k", "sigma", "kappa", "eps_buy", "eps_sell"}
+    for name, m in run["measured"].items():
+        assert m["ci"][0] < m["value"] < m["ci"][1] and m["unit"], name
+    assert run["luck"].startswith("7 variants were tried") and run["deflated"]["confidence"] < run["raw"]["confidence"]
+    assert run["raw"]["lower end of the ratio"] < run["raw"]["Sharpe ratio of a minute"] < run["raw"]["upper end of the ratio"]
+
+
+def test_sweep(put, tmp_path):
+    source = put()
+    code, out, err = call("sweep", source, "--vary", "strategy=as,glft,cj", "--vary", "skew=0.5,1,2", "--splits", "3", "--out", tmp_path / "s", "--json")
+    found = strict(out)
+    assert (code, err, found["variants"], len(found["table"])) == (0, "", 9, 9)
+    assert found["result"].startswith("Best of 9 variants tried") and found["deflated"]["confidence"] < found["raw"]["confidence"]
+    assert {p.name for p in (tmp_path / "s").iterdir()} == {"comparison.csv", "comparison.md", "comparison.html", "trials.csv"}
+    assert found["result"] in (tmp_path / "s" / "comparison.md").read_text() and len(found["walk_forward"]["splits"]) == 3
+    assert found["walk_forward"]["ci"][0] <= found["walk_forward"]["total"] <= found["walk_forward"]["ci"][1]
+    one = strict(call("backtest", source, "--strategy", "glft", "--json")[1])
+    assert next(r for r in found["table"] if r["variant"] == "strategy=glft, skew=1")["total"] == pytest.approx(one["total"], abs=1e-9)
+    assert len(pd.read_csv(tmp_path / "s" / "trials.csv").columns) == 9
+    code, out, err = call("sweep", source, "--vary", "max-inventory=50,1000", "--vary", "strategy=cj", "--splits", "0")
+    assert (code, err) == (0, "") and out.startswith("Best of 2 variants tried") and "refused, and counted" in out and "No walk-forward" in out
+    (tmp_path / "c.yaml").write_text("variants: 11\nfee_bps: 0.1\n")
+    assert strict(call("sweep", source, "--vary", "k=100,none", "--config", "c.yaml", "--json")[1])["variants"] == 12
+
+
+@pytest.mark.parametrize("options, says", [([], "--vary"), (["--vary", "gama=1"], "gama cannot be varied: the settings that can are strategy"), (["--vary", "seed=1,2"], "seed cannot"), (["--vary", "skew=1,wide"], "skew = 'wide'"),
+                                           (["--vary", "skew"], "write --vary"), (["--vary", "skew="], "write --vary"), (["--vary", "skew=1,,2"], "write --vary"), (["--vary", "=1"], "write --vary"), (["--vary", "skew=1,1.0"], "twice"),
+                                           (["--vary", "skew=1", "--vary", "skew=2"], "there twice"), (["--vary", "strategy=as,clever"], "'as-ofi'"), (["--vary", "skew=nan"], "skew"), (["--vary", "skew=1", "--splits", "-1"], "splits"),
+                                           (["--vary", "skew=1", "--splits", "9999"], "fewer splits"), (["--vary", "skew=1", "--splits", "x"], "splits"), (["--vary", "skew=1", "--config", "absent.yaml"], "No such file"),
+                                           (["--vary", "strategy=cj", "--vary", "max_inventory=50"], "none of 1 variants"), (["--vary", "fees=nowhere,free"], "neither a preset")])
+def test_bad_sweeps(put, tmp_path, options, says):
+    refused("sweep", put(), *options, "--out", tmp_path / "r", "--json", says=says)
+    assert not (tmp_path / "r").exists()
+
+
+def test_sweeps_of_bad_sources_and_targets(put, tmp_path):
+    source = put()
+    for args in (["absent.rda"], ["sample"], ["sample", "--symbol", "NOPE"], ["sample", "--symbol", "BIGT", "--start-date", "soon"]):
+        refused("sweep", *args, "--vary", "skew=1,2", "--out", tmp_path / "r", "--json")
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nowhere"):
+        refused("sweep", source, "--vary", "skew=1,2", "--out", out, "--json")
+    assert (tmp_path / "file").read_text() == "mine" and not list(tmp_path.rglob("*partial*")) and not (tmp_path / "r").exists()
 
 
 def test_models_on_a_mid_path(tmp_path):
@@ -233,7 +281,7 @@ def test_features_are_written(put, tmp_path):
 
 # ---------------------------------------------------------------- bad input: the source
 
-COMMANDS = ("inspect", "features", "calibrate", "backtest")
+COMMANDS = ("inspect", "features", "calibrate", "backtest")  # sweep reads its source as backtest does: see test_bad_sweeps
 
 
 def bad_files(folder):

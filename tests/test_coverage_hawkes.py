@@ -26,7 +26,7 @@ def test_branching_ratio_from_strong_to_none(ratio, T):
         mu = 1.5 * (1 - ratio)
         return (*HawkesModel(simulate_hawkes(T=T, mu=mu, alpha=1.8 * ratio, beta=1.8, rng=rng), T=T).fit().branching_interval(), ratio)
 
-    measure(f"hawkes: branching ratio {ratio}", one, n=400)
+    measure(f"hawkes: branching ratio {ratio}", one, n=300)
 
 
 def test_with_a_baseline_in_pieces():

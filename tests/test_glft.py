@@ -180,3 +180,19 @@ def test_refusals():
     assert list(d.table().columns) == ["bid", "ask", "value"] and d.table().index.tolist() == list(range(-5, 6))
     with pytest.raises(ParameterError, match="cuts off"):
         brute_force_hjb(rate_bid=lambda d: np.exp(-d), rate_ask=lambda d: np.exp(-d), horizon_s=0.1, q_max=1, depth_range=(0.0, 0.5))
+    for bad in (dict(impact=1e4), dict(impact=1e300)):
+        with pytest.raises(ParameterError, match=r"impact = .*check its unit"):
+            glft_closed_form(0, **PAPER, **bad)
+
+
+def test_the_referee_refuses_nonsense():
+    ok = dict(rate_bid=lambda d: np.exp(-d), rate_ask=lambda d: np.exp(-d), horizon_s=0.1, q_max=1, depth_range=(-2.0, 5.0))
+    assert brute_force_hjb(**ok).at(0)[0] == pytest.approx(brute_force_hjb(**ok, gamma=0.1).at(0)[0], rel=0.1)  # sigma = 0 is a world without risk
+    for bad in (dict(gamma=-1.0), dict(horizon_s=-1.0), dict(phi=math.nan), dict(alpha=-1.0), dict(q_max=0), dict(sigma=-1.0), dict(eps_buy=math.inf)):
+        with pytest.raises(ParameterError, match=f"{next(iter(bad))} = "):
+            brute_force_hjb(**{**ok, **bad})
+    with pytest.raises(UnitError):
+        brute_force_hjb(**ok, gamma=0.1, sigma=ReturnVol(0.02))
+    for side in ("buy", "sell"):
+        with pytest.raises(ParameterError, match=f"market_{side} = 0.0"):
+            brute_force_hjb(**ok, **{f"eps_{side}": 0.1})

@@ -198,6 +198,19 @@ def test_refusals():
         hm.SplineIntensity((0.0,) * 4 + (1.0,) * 4, (1.0, 2.0, 0.0, -1.0))
     with pytest.raises(ParameterError, match="holds no law"):
         hm.as_law(3.0)
+    for call in (lambda: hm.solve_general(3.0, law, sigma=1.0, gamma=0.1, horizon_s=1.0, q_max=2), lambda: hm.optimal_depth(None, 0.0, gamma=0.1)):
+        with pytest.raises(ParameterError, match="holds no law"):
+            call()
+    for bad in (dict(qty=0.0), dict(q_max=2.5), dict(q_max="5"), dict(inventory=math.nan), dict(inventory=math.inf)):
+        with pytest.raises(ParameterError, match=f"{next(iter(bad))} = "):
+            hm.quotes_for(law, **{**dict(sigma=1.0, gamma=0.1, q_max=3), **bad})
+    for bad in (dict(qty=-1.0), dict(gamma=-1.0)):
+        with pytest.raises(ParameterError, match=f"{next(iter(bad))} = "):
+            hm.exponential_depth(law, 0.0, **{**dict(gamma=0.1), **bad})
+    bins = pd.DataFrame({"delta": [0.1, 0.2, 0.3, 0.4, 0.5], "count": [10, 8, 6, 3, 1], "exposure": 1.0})
+    for n in (1, 2.5, "8"):
+        with pytest.raises(ParameterError, match="n_knots = "):
+            hm.fit_spline(bins, n_knots=n)
 
 
 @pytest.mark.realdata

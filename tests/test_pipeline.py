@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from conftest import real
-from makerlab.backtest.pipeline import (Config, about_the_data, adverse_moves, calibrate_market, clean_market, exponential_fit, fit_market, make_config, params_for_mid, quote_params,
-                                        quote_prints, run_backtest, split_market)
+from makerlab.backtest.pipeline import (Config, about_the_data, calibrate_market, clean_market, exponential_fit, fit_market, make_config, median_interval, order_jumps, params_for_mid,
+                                        quote_params, quote_prints, r2_interval, run_backtest, split_market, sweep_market, told_jumps)
 from makerlab.core import DataError, ParameterError
 from makerlab.data.source import open_source
 from makerlab.execution.costs import PRESETS
@@ -59,9 +59,9 @@ def test_the_future_changes_nothing_before(market, strategy, after):
     a, b = run_backtest(market, config), run_backtest(scramble(market, after, seed=after), config)
     now = market.quotes["time"].iloc[0] + after * S
     assert a.results.params == b.results.params
-    for name in ("sigma", "half_spread", "kappa", "kappa_se", "tick", "events", "window", "eps", "price"):
+    for name in ("sigma", "half_spread", "kappa", "kappa_se", "tick", "events", "window", "sigma_ends", "price"):
         assert getattr(a.calibration, name) == getattr(b.calibration, name), name
-    assert a.calibration.fit.params.equals(b.calibration.fit.params)
+    assert a.calibration.fit.params.equals(b.calibration.fit.params) and a.calibration.jumps.params.equals(b.calibration.jumps.params)
     seen = [j.results.fills[j.results.fills["time"] <= now].drop(columns="step") for j in (a, b)]
     pd.testing.assert_frame_equal(*seen)
     path = [j.results.path[j.results.path["time"] < now - S] for j in (a, b)]
@@ -222,21 +222,88 @@ def test_models_are_told_what_was_measured(market, strategy):
         quote_params(calibrate_market(far), config=Config(strategy=strategy, k=150.0))
 
 
-def test_adverse_moves_on_a_tape_with_a_known_answer():
-    "Each buy lifts the mid by 0.03 a second later, each sell lowers it by 0.01."
-    rng = np.random.default_rng(3)
-    side = rng.choice([-1, 1], 400)
-    t0 = pd.Timestamp("2026-03-02 14:30", tz="UTC")
-    at = t0 + pd.to_timedelta(np.arange(400) * 20.0, unit="s")
-    mid = 100 + np.r_[0.0, np.cumsum(np.where(side > 0, 0.03, -0.01))]
-    quotes = pd.DataFrame({"time": [t0 - S, *(at + S)], "bid": np.round(mid - 0.01, 2), "ask": np.round(mid + 0.01, 2), "bid_size": 1.0, "ask_size": 1.0})
-    trades = pd.DataFrame({"time": at, "price": np.round(mid[:-1] + 0.01 * side, 2), "size": 5.0, "side": side.astype(np.int8)})
-    twice = pd.concat([trades, trades]).sort_values("time", kind="stable").reset_index(drop=True)  # two prints of one order count once
-    m = dataclasses.replace(open_source("sample", symbol="BIGT"), quotes=quotes, trades=trades)
-    for table in (trades, twice):
-        up, se_up, down, se_down = adverse_moves(dataclasses.replace(m, trades=table), horizon_s=10.0)
-        assert up == pytest.approx(0.03, abs=1e-9) and down == pytest.approx(0.01, abs=1e-9) and max(se_up, se_down) < 1e-6
-    assert all(np.isnan(adverse_moves(dataclasses.replace(m, trades=None), horizon_s=10.0)))
+def orders_tape(rng, *, n=3000, rates=(0.3, 0.2), jumps=(0.03, 0.01)):
+    "Buys and sells as two Poisson processes; each moves the mid a tenth of a second later by its own jump."
+    gap = rng.exponential(1 / sum(rates), n) + 0.2  # apart, so that each quote follows its order
+    at = pd.Timestamp("2026-03-02 14:30", tz="UTC") + pd.to_timedelta(np.cumsum(gap), unit="s")
+    side = np.where(rng.random(n) < rates[0] / sum(rates), 1, -1)
+    mid = 100 + np.r_[0.0, np.cumsum(np.where(side > 0, jumps[0], -jumps[1]))]
+    quotes = pd.DataFrame({"time": [at[0] - S, *(at + 0.1 * S)], "bid": mid - 0.005, "ask": mid + 0.005, "bid_size": 1.0, "ask_size": 1.0})
+    trades = pd.DataFrame({"time": at, "price": mid[:-1] + 0.005 * side, "size": 5.0, "side": side.astype(np.int8)})
+    return dataclasses.replace(open_source("sample", symbol="BIGT"), quotes=quotes, trades=trades)
+
+
+def test_the_jump_of_one_order_is_told_from_those_that_follow():
+    m = orders_tape(np.random.default_rng(3))
+    twice = pd.concat([m.trades, m.trades]).sort_values("time", kind="stable").reset_index(drop=True)  # two prints of one order count once
+    for table in (m.trades, twice):
+        found = order_jumps(dataclasses.replace(m, trades=table), horizon_s=5.0)
+        assert (np.abs(found.params - [0.03, 0.01]) < 4 * found.bse).all() and found.bse.max() < 0.003
+        assert sum(found.fills.values()) + found.censored == len(m.trades)
+    assert told_jumps(found) == tuple(found.params)  # far apart: a side each
+    assert order_jumps(dataclasses.replace(m, trades=None), horizon_s=5.0) is None
+    assert order_jumps(dataclasses.replace(m, trades=m.trades.iloc[:1]), horizon_s=5.0) is None
+    assert order_jumps(m, horizon_s=1e6) is None  # no markout ends within the tape
+
+
+def test_sides_are_pooled_unless_they_differ():
+    found = order_jumps(orders_tape(np.random.default_rng(3)), horizon_s=5.0)
+    def told(e, se, rho=0.0):
+        cov = pd.DataFrame([[se[0] ** 2, rho * se[0] * se[1]], [rho * se[0] * se[1], se[1] ** 2]], index=found.params.index, columns=found.params.index)
+        return told_jumps(dataclasses.replace(found, params=pd.Series(e, index=found.params.index), covariance=cov))
+    assert told((0.010, 0.012), (0.001, 0.001)) == pytest.approx((0.011, 0.011))
+    assert told((0.010, 0.012), (0.001, 0.002)) == pytest.approx((0.0104, 0.0104))  # weighted by precision
+    assert told((0.010, 0.012), (0.001, 0.001), rho=0.9) == pytest.approx((0.010, 0.012))  # 4.5 errors of the difference
+    assert told((0.010, 0.001), (0.001, 0.001)) == pytest.approx((0.010, 0.0))  # apart, and the second not told from zero
+    assert told((0.001, 0.001), (0.001, 0.001)) == (0.0, 0.0)
+    assert told((np.nan, 0.01), (np.nan, 0.001)) == (0.0, 0.0) == told_jumps(None)
+
+
+def test_measured_numbers_carry_intervals(market):
+    c = calibrate_market(split_market(market)[0])
+    t = c.measured()
+    assert list(t.index) == ["A", "k", "sigma", "kappa", "eps_buy", "eps_sell"] and (t["lo"] <= t["value"]).all() and (t["value"] <= t["hi"]).all() and t["unit"].str.len().min() > 2
+    blind = calibrate_market(dataclasses.replace(market, trades=None)).measured()
+    assert "eps_buy" not in blind.index
+    with pytest.raises(DataError):
+        median_interval([np.nan])
+    assert np.isnan(median_interval([1.0, 2.0, 3.0])[1:]).all() and np.isnan(r2_interval(np.ones(50), np.arange(50.0))).all()
+    x = np.random.default_rng(1).normal(size=300)
+    assert r2_interval(x, 2 * x + 1)[0] > 0.999999 and r2_interval(x, -x)[0] > 0.999999
+
+
+def test_a_sweep_runs_the_main_job_for_each_variant(market):
+    found = sweep_market(market, {"strategy": ["as", "glft"], "every_s": ["1", "2.0"], "fills": ["trades", "poisson"]}, splits=3)
+    assert len(found.results.trials) == 8 and found.days == ("2026-03-02",) and "made data" in " ".join(found.about)
+    for name, row in found.results.table.iterrows():
+        alone = run_backtest(market, Config(strategy=row["strategy"], every_s=row["every_s"], fills=row["fills"])).results
+        assert row["total"] == pytest.approx(alone.attribution.total, abs=1e-9), name
+    assert found.sentence().startswith("Best of 8 variants tried") and "raw" in found.sentence() and "deflated" in found.sentence()
+    assert f"{found.ahead.interval.lo:,.4g}" in found.ahead_sentence() and sweep_market(market, {"skew": [1.0]}, splits=0).ahead is None
+    before = sweep_market(market, {"skew": [0.5, 1.0]}, config=Config(variants=40))
+    assert len(before.results.trials) == 41  # 39 tried before this sweep
+
+
+def test_adaptive_variants_are_measured_for_themselves(market):
+    found = sweep_market(market, {"strategy": ["as-adaptive"], "regimes": [1, 2], "skew": [1.0, 2.0]}, splits=0)
+    for _, row in found.results.table.iterrows():
+        alone = run_backtest(market, Config(strategy="as-adaptive", regimes=int(row["regimes"]), skew=row["skew"])).results
+        assert row["total"] == pytest.approx(alone.attribution.total, abs=1e-9)
+
+
+@pytest.mark.parametrize("choices, says", [({"gama": [1]}, "gama cannot be varied: the settings that can are strategy, gamma"), ({"seed": [1, 2]}, "seed"), ({"variants": [2]}, "variants"), ({"quote_lot": [100]}, "quote_lot"),
+                                           ({"calibration_s": [60]}, "calibration_s"), ({"skew": [1.0, -1.0]}, "skew = -1.0"), ({"strategy": ["as", "clever"]}, "clever"), ({"skew": []}, "skew has no value"),
+                                           ({}, "no value"), ({"skew": ["1", 1.0]}, "twice")])
+def test_bad_choices_of_a_sweep(market, choices, says):
+    with pytest.raises(ParameterError, match=says):
+        sweep_market(market, choices)
+
+
+def test_a_variant_that_cannot_run_counts(market):
+    found = sweep_market(market, {"strategy": ["as", "cj"], "max_inventory": [50.0, 1000.0]}, splits=0)
+    assert len(found.results.trials) == 4 and found.results.failed, "cj with half a lot is refused"
+    with pytest.raises(ParameterError, match="splits"):
+        sweep_market(market, {"skew": [1.0]}, splits=-1)
 
 
 def test_a_power_law_is_never_fed_to_the_formulas(market):

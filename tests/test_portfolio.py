@@ -184,6 +184,19 @@ def test_refusals():
     with pytest.raises(ParameterError, match="paired"):
         a, b = (pf.simulate_book(book, cov=two(0.3), **WORLD, horizon_s=1.0, n_paths=n, rng=np.random.default_rng(0)) for n in (20, 30))
         pf.relative_loss(a, b)
+    for bad in (dict(drift=0.01), dict(cov=two(0.3)[:1, :1])):
+        with pytest.raises(ParameterError, match="as many assets and no drift"):
+            pf.solve_lattice(pf.portfolio(cov=two(0.3), **WORLD, drift=bad.get("drift", 0.0)), cov=bad.get("cov", two(0.3)), gamma=0.1, q_max=2)
+    for name, value in (("q_max", 0), ("q_max", 1.5), ("n_paths", 0)):
+        with pytest.raises(ParameterError, match=f"{name} = "):
+            pf.simulate_book(book, cov=two(0.3), **WORLD, **{**dict(horizon_s=1.0, n_paths=2, rng=np.random.default_rng(0)), name: value})
+    with pytest.raises(ParameterError, match="level = 2"):
+        pf.relative_loss(a, a, level=2)
+    with pytest.raises(ParameterError, match="drift = .* has 3 numbers"):
+        pf.portfolio(cov=two(0.3), **WORLD, drift=[0.1, 0.2, 0.3])
+    for q in ([np.nan, 0.0], [1.0, 2.0, 3.0]):
+        with pytest.raises(ParameterError, match="inventory = "):
+            book.value(q)
     with pytest.raises(ParameterError, match="laws"):
         pf.portfolio_of_laws([ExponentialIntensity(1.0, 1.0)], cov=two(0.3), gamma=0.1)
     with pytest.raises(ParameterError, match="holds no law"):

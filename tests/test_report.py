@@ -20,7 +20,7 @@ HTML_NEEDS = ("What was run", "fees", "latency", "fill model", "sample", "varian
 @pytest.fixture(scope="module")
 def results():
     rng = np.random.default_rng(7)
-    n, k = 400, 60
+    n, k = 1200, 120
     mid = 100 + 0.01 * rng.normal(size=n).cumsum()
     time = pd.date_range("2026-03-02 14:30", periods=n, freq="s", tz="UTC")
     step = np.sort(rng.integers(0, n, k))
@@ -30,7 +30,7 @@ def results():
     path = pd.DataFrame({"step": np.arange(n), "time": time, "mid": mid, "quote_bid": mid - 0.01, "quote_ask": mid + 0.01,
                          "inventory": a.steps.q, "cash": a.steps.cash, "fees": a.steps.fees.cumsum()})
     path.attrs["odd"] = object()  # attributes that no file can hold must not stop a report
-    manifest = report.run_manifest(strategy="as", sample="made, 400 s", fees="0.02 a fill", latency="0 ns", fill_model="random", variants=3, seed=7,
+    manifest = report.run_manifest(strategy="as", sample="made, 1200 s", fees="0.02 a fill", latency="0 ns", fill_model="random", variants=3, seed=7,
                                    params={"gamma": np.float64(0.1), "cap": np.nan}, data={"path": path})
     return SimpleNamespace(path=path, fills=fills, attribution=a, markouts=markouts_by_time(fills, path, horizons_s=[1, 5]),
                            metrics=summarise(path, fills), intervals={"total": pnl_interval(a.steps.pnl, variants=3, n=99, rng=rng)}, manifest=manifest)
@@ -199,3 +199,50 @@ def test_a_stranger_repository_lends_no_commit(tmp_path, monkeypatch):
     inside.mkdir(parents=True)
     monkeypatch.setattr(report, "__file__", str(inside / "report.py"))
     assert report._git_commit() is None
+
+
+def test_raw_stands_beside_deflated(results, tmp_path):
+    "Three variants were tried: both intervals and both confidences, in text, page and manifest."
+    data = report.collect(results)
+    t = data.luck
+    assert t.loc["lower end of the net", "deflated"] < t.loc["lower end of the net", "raw"] and t.loc["upper end of the net", "deflated"] > t.loc["upper end of the net", "raw"]
+    assert t.loc["confidence", "deflated"] < t.loc["confidence", "raw"] and t.loc["Sharpe ratio of a minute", "deflated"] < t.loc["Sharpe ratio of a minute", "raw"]
+    said = report.luck_phrase(data)
+    assert said.startswith("3 variants were tried") and "alone" in said and "with all of them counted" in said and "raw" in said and "deflated" in said
+    report.write_reports(results, tmp_path / "r")
+    for name in ("report.html", "backtest_summary.md"):
+        text = (tmp_path / "r" / name).read_text()
+        assert "3 variants were tried" in text and "lower end of the net" in text and text.index("Net P&") < text.index("3 variants were tried")
+    kept = {r["quantity"]: r for r in json.loads((tmp_path / "r" / "manifest.json").read_text())["report"]["luck"]}
+    assert kept["confidence"]["deflated"] == pytest.approx(t.loc["confidence", "deflated"])
+
+
+def test_the_counted_interval_is_the_runs_own_when_it_counted(results):
+    minutes = report._minutes(report.collect(results))
+    mine = pnl_interval(minutes.to_numpy(), variants=3, n=99, rng=np.random.default_rng(1))
+    own = SimpleNamespace(**(vars(results) | {"intervals": {"total": mine}}))
+    t = report.collect(own).luck
+    assert (t.loc["lower end of the net", "deflated"], t.loc["upper end of the net", "deflated"]) == (mine.lo, mine.hi)
+    careless = SimpleNamespace(**(vars(results) | {"intervals": {"total": pnl_interval(minutes.to_numpy(), n=99, rng=np.random.default_rng(1))}}))
+    t = report.collect(careless).luck
+    assert t.loc["lower end of the net", "deflated"] < t.loc["lower end of the net", "raw"], "an interval that counted one of three is not taken for three"
+
+
+@pytest.mark.parametrize("variants, says", [(1, "One variant was tried, so there is nothing to deflate"), (None, "is not stated")])
+def test_one_variant_has_nothing_to_deflate(results, variants, says):
+    data = report.collect(SimpleNamespace(**(vars(results) | {"manifest": results.manifest | {"variants": variants}, "intervals": {}})))
+    assert says in report.luck_phrase(data) and says in report.profit_sentence(data) and data.luck["raw"].equals(data.luck["deflated"])
+
+
+def test_luck_needs_ten_minutes_and_a_profit_that_varies(results):
+    path = results.path.iloc[:300]
+    short = SimpleNamespace(**(vars(results) | {"path": path, "attribution": attribute(results.fills[results.fills["step"] < 300], path["mid"])}))
+    assert report.collect(short).luck.empty and "cannot be said" in report.luck_phrase(report.collect(short))
+
+
+def test_headline_numbers_carry_intervals(results):
+    data = report.collect(results)
+    parts, profits = report.decomposition(data), report._split_metrics(data)[1]
+    assert parts.loc["total", "95 % from"] < parts.loc["total", "quote currency"] < parts.loc["total", "95 % to"]
+    for name in ("pnl_per_fill", "pnl_per_turnover"):
+        assert profits.loc[name, "95 % from"] < profits.loc[name, "value"] < profits.loc[name, "95 % to"]

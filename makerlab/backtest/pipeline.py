@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['QuoteSettings', 'CostSettings', 'Config', 'make_config', 'split_market', 'clean_market', 'about_the_data',
-           'quote_prints', 'fit_market', 'adverse_moves', 'Calibration', 'calibrate_market', 'exponential_fit',
-           'quote_params', 'params_for_mid', 'Job', 'run_backtest']
+           'quote_prints', 'fit_market', 'order_jumps', 'told_jumps', 'median_interval', 'r2_interval', 'Calibration',
+           'calibrate_market', 'exponential_fit', 'quote_params', 'params_for_mid', 'Job', 'trader', 'run_backtest',
+           'vary_settings', 'Search', 'sweep_market']
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #cd5dc7ad
+# %% ../../nbs/74_backtest.pipeline.ipynb #62f6a339
 import dataclasses
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +19,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from scipy import stats
 
 from .snapshot import Backtest, BacktestResults
+from .sweep import SweepResults, WalkForward, comparison_markdown, grid, label, sweep, walk_forward, write_comparison
 from ..calibration.intensity import IntensityModel, IntensityResults, quotable_counts, to_reach
-from ..core import DataError, ParameterError, check_positive, infer_tick, price_sigma, to_ns
+from ..core import NS_PER_S, DataError, ParameterError, check_positive, infer_tick, price_sigma, to_ns
 from ..data.source import Market
 from ..data.taq import clean_quotes
 from ..execution.costs import FeeSchedule, read_fees, simple_fees
@@ -28,12 +32,14 @@ from ..execution.fills import PoissonFills, TradeFills, sign_trades
 from ..features.ofi import ofi_regression
 from ..features.volatility import features
 from ..models.adaptive import Regimes, fit_regimes
+from ..models.cartea_jaimungal import EpsilonResults, fit_epsilon
 from ..models.quoting import QuoteParams, check_strategy, gamma_for_glft, gamma_for_skew
 from ..schema import validate_mids
-from ..scoring.attribution import adverse_selection, markouts_by_time
+from ..scoring.attribution import markouts_by_time
+from ..scoring.metrics import long_run_se
 from ..scoring.report import write_reports
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #af935e70
+# %% ../../nbs/74_backtest.pipeline.ipynb #6ade66b1
 class QuoteSettings(BaseModel):
     "What the strategy is told; None means: measured in the calibration window."
 
@@ -48,9 +54,9 @@ class QuoteSettings(BaseModel):
     skew: float = Field(1.0, gt=0, le=1e6, description="in half-spreads, by which a full inventory shifts the quotes, when gamma is None")
     phi: float | None = Field(None, ge=0, le=1e12, description="price/(unit*s), of cj; None takes gamma*sigma^2/2")
     alpha: float | None = Field(None, ge=0, le=1e12, description="price/unit, of cj; None: a full inventory left at the end pays a half-spread a unit")
-    eps_buy: float | None = Field(None, ge=-1e12, le=1e12, description="price, of cj; None: the move of the mid after buy orders, if two s.e. from zero")
-    eps_sell: float | None = Field(None, ge=-1e12, le=1e12, description="price, of cj; None: the same after sell orders")
-    eps_s: float = Field(10.0, gt=0, le=86_400, description="s after an order at which its move of the mid is read")
+    eps_buy: float | None = Field(None, ge=-1e12, le=1e12, description="price an order, of cj; None: the jump of the mid at a buy order, as measured, if two s.e. from zero")
+    eps_sell: float | None = Field(None, ge=-1e12, le=1e12, description="price an order, of cj; None: the same at a sell order")
+    eps_s: float = Field(10.0, gt=0, le=86_400, description="s after an order at which its jump of the mid is read")
     regimes: int = Field(3, ge=1, le=4, description="volatility regimes of as-adaptive")
     min_spread_bps: float = Field(0.0, ge=0, le=1e6, description="bps of mid")
     max_spread_bps: float = Field(100.0, gt=0, le=1e6, description="bps of mid")
@@ -225,26 +231,87 @@ def fit_market(
         return fit
     return to_reach(fit, width=step)
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #16b93a87
-def adverse_moves(
+# %% ../../nbs/74_backtest.pipeline.ipynb #f593ba08
+def order_jumps(
     market: Market,  # with trades
     *,
     horizon_s: float,  # s after an order
-) -> tuple[float, float, float, float]:  # after buys: move up and its standard error; after sells: move down and its; price
-    "How far the mid moves against a maker after market orders of each side; NaN without trades. Prints of one stamp and side are one order."
+) -> EpsilonResults | None:  # eps_buy, eps_sell, price an order; None without two orders a side
+    "Jump of the mid at one market order of each side, from the markouts of all. Prints of one stamp and side are one order."
     if market.trades is None or not len(market.trades):
-        return (math.nan,) * 4
-    orders = sign_trades(market.trades, quotes=market.quotes).drop_duplicates(["time", "side"])
-    mid = pd.Series(((market.quotes["bid"] + market.quotes["ask"]) / 2).to_numpy(), index=pd.DatetimeIndex(market.quotes["time"]))
-    out: list[float] = []
-    for side in (1, -1):
-        some = orders[(orders["side"] == side) & (orders["time"] > mid.index[0])].reset_index(drop=True)
-        fills = some[["time", "price"]].assign(step=np.arange(len(some)), side=np.int8(-side), qty=1.0, fee=0.0)
-        cost = adverse_selection(markouts_by_time(fills, mid, horizons_s=[horizon_s])).iloc[0] if len(fills) > 1 else {"cost_per_unit": math.nan, "se": math.nan}
-        out += [float(cost["cost_per_unit"]), float(cost["se"])]
-    return out[0], out[1], out[2], out[3]
+        return None
+    quotes = market.quotes
+    mid = pd.Series(((quotes["bid"] + quotes["ask"]) / 2).to_numpy(), index=pd.DatetimeIndex(quotes["time"]))
+    orders = sign_trades(market.trades, quotes=quotes).drop_duplicates(["time", "side"])
+    orders = orders[(orders["side"] != 0) & (orders["time"] > mid.index[0])].reset_index(drop=True)
+    bought = int((orders["side"] > 0).sum())
+    gaps = np.diff(to_ns(quotes["time"]))
+    open_s = float(gaps[gaps <= 3600 * NS_PER_S].sum()) / NS_PER_S  # nights left out
+    if min(bought, len(orders) - bought) < 2 or not open_s > 0:
+        return None
+    fills = orders[["time", "price"]].assign(step=np.arange(len(orders)), side=(-orders["side"]).astype(np.int8), qty=1.0, fee=0.0)
+    try:
+        return fit_epsilon(markouts_by_time(fills, mid, horizons_s=[horizon_s]), rate_buy=bought / open_s, rate_sell=(len(orders) - bought) / open_s)
+    except DataError:  # the session ends before the horizon does
+        return None
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #ee6584a7
+
+def told_jumps(
+    jumps: EpsilonResults | None,  # from order_jumps
+) -> tuple[float, float]:  # for buy and for sell orders, price an order
+    "What cj is told: the sides pooled unless they differ by two standard errors; 0 within two standard errors of 0."
+    if jumps is None or not np.isfinite(jumps.bse).all():
+        return 0.0, 0.0
+    e, cov = jumps.params.to_numpy(), jumps.cov_params().to_numpy()
+    own = np.maximum(np.diag(cov), 1e-300)
+    if abs(e[0] - e[1]) > 2 * math.sqrt(max(own.sum() - 2 * cov[0, 1], 0.0)):
+        return tuple(float(x) if abs(x) >= 2 * se else 0.0 for x, se in zip(e, np.sqrt(own), strict=True))  # type: ignore[return-value]
+    w = (1 / own) / (1 / own).sum()
+    both = float(w @ e)
+    both = both if abs(both) >= 2 * math.sqrt(float(w @ cov @ w)) else 0.0
+    return both, both
+
+# %% ../../nbs/74_backtest.pipeline.ipynb #4745268e
+def median_interval(
+    values: np.ndarray | pd.Series,  # on a clock, NaN where missing
+    *,
+    every: int = 1,  # take one value in so many: a window's length, so that neighbours share no data
+    level: float = 0.95,  # probability
+) -> tuple[float, float, float]:  # median of all, lower end, upper end; NaN ends under ten values
+    "Median of a rolling estimate with an interval by order statistics (Woodruff 1952). Raises DataError without a value."
+    v = np.asarray(values, dtype=np.float64)
+    v = v[~np.isnan(v)]
+    if not v.size:
+        raise DataError("values: there is none")
+    middle, few = float(np.median(v)), v[:: max(1, int(every))]
+    if few.size < 10:
+        return middle, math.nan, math.nan
+    se, df = long_run_se((few <= np.median(few)).astype(np.float64))
+    half = float(stats.t.ppf(0.5 + level / 2, df)) * se
+    lo, hi = np.quantile(few, [max(0.5 - half, 0.0), min(0.5 + half, 1.0)])
+    return middle, min(float(lo), middle), max(float(hi), middle)
+
+
+def r2_interval(
+    x: np.ndarray | pd.Series,  # explains
+    y: np.ndarray | pd.Series,  # is explained; rows with a NaN are left out
+    *,
+    level: float = 0.95,  # probability
+) -> tuple[float, float]:  # ends for the squared correlation; NaN under ten rows or without variation
+    "Interval of R2 of a regression on one variable, dependence between rows allowed for."
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    keep = np.isfinite(a) & np.isfinite(b)
+    a, b = a[keep], b[keep]
+    if a.size < 10 or not (a.std() > 0 and b.std() > 0):
+        return math.nan, math.nan
+    a, b = (a - a.mean()) / a.std(), (b - b.mean()) / b.std()
+    rho = float(np.clip((a * b).mean(), -1 + 1e-12, 1 - 1e-12))
+    se, df = long_run_se(a * b - rho * (a * a + b * b) / 2)
+    half = float(stats.t.ppf(0.5 + level / 2, df)) * se / (1 - rho * rho)
+    lo, hi = sorted(abs(math.tanh(math.atanh(rho) + s * half)) for s in (-1, 1))
+    return (0.0 if abs(math.atanh(rho)) < half else lo**2), hi**2
+
+# %% ../../nbs/74_backtest.pipeline.ipynb #2b8bd2b0
 @dataclass(frozen=True)
 class Calibration:
     "What was measured before trading."
@@ -257,7 +324,8 @@ class Calibration:
     tick: float  # price
     events: str  # "trades" or "quote moves"
     window: tuple[str, str]  # first and last stamp used
-    eps: tuple[float, float, float, float] = (math.nan,) * 4  # moves of the mid after buy and sell orders, price, each with its standard error; NaN without trades
+    jumps: EpsilonResults | None = None  # of the mid at a buy and at a sell order, price an order; None without trades
+    sigma_ends: tuple[float, float] = (math.nan, math.nan)  # 95 % interval of sigma
     regimes: Regimes | None = None  # of volatility, when as-adaptive is to trade
     price: float = math.nan  # median mid
 
@@ -270,6 +338,26 @@ class Calibration:
         "The slope on order flow in words."
         return (f"order-flow slope {self.kappa:.2g} +- {self.kappa_se:.2g} price per unit of normalised flow, "
                 + ("told from zero: as-ofi leans on it" if self.flow_tells else "not told from zero: as-ofi quotes as as does"))
+
+    def jumps_said(self, config: "Config") -> str:
+        "The jump of the mid at an order in words, and what cj is told of it."
+        if self.jumps is None:
+            return "jumps of the mid at an order were not measured"
+        e, se, told = self.jumps.params, self.jumps.bse, _told_eps(self, config)
+        return (f"the mid jumps {e['eps_buy']:.2g} +- {se['eps_buy']:.2g} at a buy order and {e['eps_sell']:.2g} +- {se['eps_sell']:.2g} at a sell order "
+                f"(price, {self.jumps.horizon:g} s): cj was told {told[0]:.2g} and {told[1]:.2g}")
+
+    def measured(self) -> pd.DataFrame:
+        "Every number that was measured: value, 95 % interval, unit."
+        named, fit = {"A": "1/s, reach", "k": "1/price" if self.fit.law_name == "exponential" else "1", "delta0": "price"}, self.fit
+        ends = fit.conf_int() if fit.status == "ok" else None
+        rows = {n: (fit.params[n], *ends.loc[n], named[n]) for n in named if n in fit.params.index} if ends is not None else {}
+        rows["sigma"] = (self.sigma, *self.sigma_ends, "price/sqrt(s), median")
+        rows["kappa"] = (self.kappa, self.kappa - 1.96 * self.kappa_se, self.kappa + 1.96 * self.kappa_se, "price per unit of normalised flow")
+        if self.jumps is not None:
+            around = self.jumps.conf_int() if self.jumps.blocks > 1 else pd.DataFrame(math.nan, index=self.jumps.params.index, columns=["lower", "upper"])
+            rows |= {n: (v, *around.loc[n], f"price an order, after {self.jumps.horizon:g} s") for n, v in self.jumps.params.items()}
+        return pd.DataFrame(rows, index=["value", "lo", "hi", "unit"]).T.rename_axis("quantity")
 
 
 def _flow_slope(table: pd.DataFrame, *, every_s: float, horizon_s: float) -> tuple[float, float]:
@@ -285,7 +373,7 @@ def _flow_slope(table: pd.DataFrame, *, every_s: float, horizon_s: float) -> tup
     fit = ofi_regression(pairs, hac_lags=2 * step)
     return fit.beta, float(fit.bse["beta"])
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #f6b8ea46
+# %% ../../nbs/74_backtest.pipeline.ipynb #de1e990c
 _HALF_SESSION_S = 11_700.0  # half of 09:30 to 16:00, s
 
 
@@ -311,8 +399,8 @@ def calibrate_market(
                           every_s=config.every_s) if config.strategy == "as-adaptive" else None
     return Calibration(fit=fit_market(market, tick=tick), sigma=sigma, half_spread=half, kappa=slope, kappa_se=se,
                        tick=tick, events="quote moves" if market.trades is None else "trades",
-                       window=(str(quotes["time"].iloc[0]), str(quotes["time"].iloc[-1])), eps=adverse_moves(market, horizon_s=config.eps_s), regimes=regimes,
-                       price=float(table["mid"].median()))
+                       window=(str(quotes["time"].iloc[0]), str(quotes["time"].iloc[-1])), jumps=order_jumps(market, horizon_s=config.eps_s), regimes=regimes,
+                       price=float(table["mid"].median()), sigma_ends=median_interval(table["sigma"], every=round(config.window_s / config.every_s))[1:])
 
 # %% ../../nbs/74_backtest.pipeline.ipynb #1ee31fa5
 def exponential_fit(
@@ -326,16 +414,11 @@ def exponential_fit(
     again = IntensityModel(fit.bins[["delta", "count", "exposure"]], law="exponential").fit()
     return to_reach(again, width=tick) if again.status == "ok" else again
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #021961c5
-def _told_moves(calibration: Calibration, config: Config) -> tuple[float, float]:
-    "The eps that cj is told: given, or one measured number for both sides, weighted by precision; zero unless two standard errors from it."
-    up, se_up, down, se_down = calibration.eps
-    both = 0.0
-    if min(se_up, se_down) > 0:  # not when missing
-        w = se_down**2 / (se_up**2 + se_down**2)
-        both = w * up + (1 - w) * down
-        both = both if abs(both) >= 2 * math.sqrt(w) * se_up else 0.0
-    return both if config.eps_buy is None else config.eps_buy, both if config.eps_sell is None else config.eps_sell
+# %% ../../nbs/74_backtest.pipeline.ipynb #c313123d
+def _told_eps(calibration: Calibration, config: Config) -> tuple[float, float]:
+    "The eps that cj is told: given, or measured."
+    bought, sold = told_jumps(calibration.jumps)
+    return bought if config.eps_buy is None else config.eps_buy, sold if config.eps_sell is None else config.eps_sell
 
 
 def _with_model(params: QuoteParams, calibration: Calibration, config: Config) -> QuoteParams:
@@ -350,7 +433,7 @@ def _with_model(params: QuoteParams, calibration: Calibration, config: Config) -
             raise ParameterError("fee_aware = True needs a calibration that knows the price")
         params = params.replace(fee=config.schedule.maker_fee(price))
     if config.strategy == "cj":
-        eps = _told_moves(calibration, config)
+        eps = _told_eps(calibration, config)
         params = params.replace(phi=params.gamma * calibration.sigma**2 / 2 if config.phi is None else config.phi, eps_buy=eps[0], eps_sell=eps[1],
                                 alpha=config.skew * calibration.half_spread / config.max_inventory if config.alpha is None else config.alpha)
     return params
@@ -455,7 +538,7 @@ def _fill_model(config: Config, params: QuoteParams, *, has_trades: bool) -> Poi
         return PoissonFills(A=params.A, k=params.k, latency_ns=latency)
     return TradeFills(queue=config.queue if has_trades else "front", crossing=config.crossing and has_trades, latency_ns=latency)
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #2770ae90
+# %% ../../nbs/74_backtest.pipeline.ipynb #20ca0330
 def _law_said(calibration: Calibration, config: Config) -> str:
     "A word when quotes came from another law than was fitted."
     if calibration.fit.law_name == "exponential" or config.strategy == "naive" or config.k is not None:
@@ -465,6 +548,45 @@ def _law_said(calibration: Calibration, config: Config) -> str:
             "since their formulas know no other")
 
 
+def _told(calibration: Calibration, config: Config, results: BacktestResults, market: Market, about: str) -> dict[str, Any]:
+    "What a reader must know, beside and instead of the engine's own words."
+    words = [f"on {calibration.events}, {calibration.window[0]} to {calibration.window[1]}; intensity fit: {calibration.fit.status}; {calibration.flow()}" + _law_said(calibration, config)]
+    words += [calibration.regimes.describe()] if calibration.regimes is not None and config.strategy == "as-adaptive" else []
+    words += [calibration.jumps_said(config)] if config.strategy == "cj" else []
+    fills = results.info["fills"].replace("real trades", "trades of the made tape") if market.kind == "sample" else results.info["fills"]
+    if market.trades is None and config.fills == "trades":
+        fills = "no trades were recorded: filled only when the opposite quote reaches our price"
+    return results.info | {"calibration": "; ".join(words), "about_the_data": about, "fills": fills}
+
+# %% ../../nbs/74_backtest.pipeline.ipynb #c466ad29
+def trader(
+    market: Market,  # to trade, displayed sizes in units
+    *,
+    calibration: Calibration | Callable[[Config], Calibration],  # made before it; or what gives one for some settings
+    about: Sequence[str] | None = None,  # sentences on the data; None asks about_the_data
+) -> Callable[[Config], Job]:  # settings -> a finished run
+    "A function that trades one market under any settings; what they share is prepared once."
+    words = "; ".join(about_the_data(market) if about is None else about)
+    prints = quote_prints(market.quotes) if market.trades is None else market.trades
+    base: list[Backtest] = []
+
+    def run(config: Config) -> Job:
+        found = calibration if isinstance(calibration, Calibration) else calibration(config)
+        params = quote_params(found, config=config)
+        told: dict[str, Any] = {n: getattr(config, n) for n in ("strategy", "fee_bps", "fee_per_unit", "session_end", "variants")}
+        told |= {"params": params, "fills": _fill_model(config, params, has_trades=market.trades is not None), "fees": read_fees(config.fees)}
+        clock = {"every_s": config.every_s, "window_s": config.window_s, "ofi_s": config.ofi_s, "tick": found.tick, "tz": config.session_tz,
+                 "trades": None if config.fills == "poisson" else prints}
+        if not base:
+            base.append(Backtest(market.quotes, **told, **clock))
+            base[0].days  # noqa: B018  prepared here, shared below
+        changed = {n: v for n, v in clock.items() if v is not getattr(base[0], n) and (n == "trades" or v != getattr(base[0], n))}
+        results = base[0].variant(**told, **changed).run(rng=np.random.default_rng(config.seed))
+        return Job(calibration=found, results=dataclasses.replace(results, info=_told(found, config, results, market, words)), config=config)
+
+    return run
+
+# %% ../../nbs/74_backtest.pipeline.ipynb #cd7d2cdd
 def run_backtest(
     market: Market,  # from open_source
     config: Config = Config(),  # settings
@@ -477,18 +599,91 @@ def run_backtest(
     if calibration is None:
         early, late = split_market(market, calibration_s=config.calibration_s, session_tz=config.session_tz)
         calibration = calibrate_market(early, config=config)
-    params = quote_params(calibration, config=config)
-    fills = _fill_model(config, params, has_trades=late.trades is not None)
-    prints = None if config.fills == "poisson" else quote_prints(late.quotes) if late.trades is None else late.trades
-    test = Backtest(late.quotes, trades=prints, strategy=config.strategy, params=params, fills=fills, fee_bps=config.fee_bps,
-                    fee_per_unit=config.fee_per_unit, fees=read_fees(config.fees), every_s=config.every_s, window_s=config.window_s, ofi_s=config.ofi_s, tick=calibration.tick,
-                    session_end=config.session_end, tz=config.session_tz, variants=config.variants)
-    results = test.run(rng=np.random.default_rng(config.seed))
-    info = results.info | {"calibration": f"on {calibration.events}, {calibration.window[0]} to {calibration.window[1]}; intensity fit: {calibration.fit.status}; {calibration.flow()}"
-                           + _law_said(calibration, config) + ("; " + calibration.regimes.describe() if calibration.regimes is not None and config.strategy == "as-adaptive" else ""),
-                           "about_the_data": "; ".join(about_the_data(market))}
-    if market.kind == "sample":
-        info["fills"] = info["fills"].replace("real trades", "trades of the made tape")
-    if late.trades is None and config.fills == "trades":
-        info["fills"] = "no trades were recorded: filled only when the opposite quote reaches our price"
-    return Job(calibration=calibration, results=dataclasses.replace(results, info=info), config=config)
+    return trader(late, calibration=calibration, about=about_the_data(market))(config)
+
+# %% ../../nbs/74_backtest.pipeline.ipynb #4c33df11
+_FIXED = ("calibration_s", "session_tz", "quote_lot", "variants", "seed")
+_MEASURED = ("every_s", "window_s", "ofi_s", "eps_s")  # settings that calibration reads
+_ADAPTED = ("strategy", "regimes", "skew", "max_inventory")  # and those that it reads for as-adaptive
+
+
+def vary_settings(
+    choices: Mapping[str, Sequence[Any]],  # values by setting
+    *,
+    config: Config = Config(),  # the settings that stay
+) -> list[dict[str, Any]]:  # every combination, values as Config reads them
+    "The variants of a sweep. Raises ParameterError naming a setting or value that cannot be, and what can."
+    bad = [name for name in choices if name not in Config.model_fields or name in _FIXED]
+    if bad:
+        allowed = ", ".join(n for n in Config.model_fields if n not in _FIXED)
+        raise ParameterError(f"vary: {', '.join(bad)} cannot be varied: the settings that can are {allowed}")
+    plain = {n: v for n, v in config.model_dump().items() if n not in choices}
+    out = []
+    for changed in grid(**choices):
+        made = make_config(plain | changed)
+        out.append({n: getattr(made, n) for n in changed})
+    return out
+
+# %% ../../nbs/74_backtest.pipeline.ipynb #7dd126bb
+@dataclass(frozen=True)
+class Search:
+    "Every variant of the main job that was tried on one market."
+
+    calibration: Calibration  # under the settings that stay
+    results: SweepResults  # all variants
+    ahead: WalkForward | None  # chosen on the past, collected on the next stretch; None when not asked for
+    days: tuple[str, ...]  # traded
+    about: tuple[str, ...]  # the data
+    fill_model: str  # of the first variant that ran, in words
+
+    def sentence(self) -> str:
+        "The winner, raw beside deflated."
+        return comparison_markdown(self.results).split("\n\n")[1]
+
+    def ahead_sentence(self) -> str:
+        "What choosing by the past would have earned."
+        if self.ahead is None:
+            return "No walk-forward was asked for."
+        cut, n = self.ahead.interval, len(self.ahead.splits)
+        return (f"Walk-forward: the best by the past of {n} stretches earned {cut.estimate:,.4g} [{cut.lo:,.4g}, {cut.hi:,.4g}] quote currency in the stretches that followed "
+                f"({self.ahead.splits['chosen'].nunique()} different variant(s) chosen; per bar {self.ahead.shrinkage:.2f} of what the past had shown).")
+
+    def save(self, folder: str | Path) -> list[Path]:
+        "comparison.csv, comparison.md, comparison.html and trials.csv, whole or not at all."
+        return write_comparison(self.results, folder)
+
+# %% ../../nbs/74_backtest.pipeline.ipynb #1f340e82
+def sweep_market(
+    market: Market,  # from open_source
+    choices: Mapping[str, Sequence[Any]],  # values by setting
+    *,
+    config: Config = Config(),  # the settings that stay; its variants count those tried before
+    splits: int = 5,  # stretches of the walk-forward; 0 for none
+    purge: int = 5,  # minutes before each stretch that are not chosen on
+) -> Search:
+    "Calibrate on the early part, trade every combination on the late part, count them all. Raises DataError, ParameterError."
+    variants = vary_settings(choices, config=config)
+    if splits != int(splits) or splits < 0:
+        raise ParameterError(f"splits = {splits!r} must be a whole number >= 0: stretches of the walk-forward, 0 for none")
+    market = _with_lots(market, config.quote_lot)
+    early, late = split_market(market, calibration_s=config.calibration_s, session_tz=config.session_tz)
+    kept: dict[tuple, Calibration] = {}
+
+    def measure(c: Config) -> Calibration:
+        key = tuple(getattr(c, n) for n in _MEASURED + (_ADAPTED if c.strategy == "as-adaptive" else ()))
+        if key not in kept:
+            kept[key] = calibrate_market(early, config=c)
+        return kept[key]
+
+    about = about_the_data(market)
+    trade, words = trader(late, calibration=measure, about=about), []
+
+    def run(settings: Mapping[str, Any]) -> BacktestResults:
+        results = trade(config.model_copy(update=dict(settings))).results
+        words.append(results.info["fills"])
+        return results
+
+    found = sweep(run, variants, unrecorded=config.variants - 1, seed=config.seed)
+    ahead = walk_forward(found.trials, rng=np.random.default_rng(config.seed), n_splits=splits, purge=purge) if splits else None
+    days = tuple(pd.DatetimeIndex(late.quotes["time"]).tz_convert(config.session_tz).strftime("%Y-%m-%d").unique())
+    return Search(calibration=measure(config), results=found, ahead=ahead, days=days, about=tuple(about), fill_model=words[0])

@@ -109,7 +109,7 @@ def _loglik_nb(t, starts, width, mu, alpha, beta, grad):
     grad[mu.size + 1] = alpha * (by_beta - d)
     return llf - alpha * c
 
-# %% ../../nbs/41_calibration.hawkes.ipynb #7430379a
+# %% ../../nbs/41_calibration.hawkes.ipynb #627d57c3
 @njit
 def _row_nb(t, kind, row, starts, width, mu, alpha, beta, grad, hess):
     "Log-likelihood of the events of one kind, with gradient and (when hess is not empty) Hessian in (mu_1 .. mu_K, alpha_1 .. alpha_M, beta_1 .. beta_M)."
@@ -117,13 +117,14 @@ def _row_nb(t, kind, row, starts, width, mu, alpha, beta, grad, hess):
     r, s, q, w = np.zeros(M), np.zeros(M), np.zeros(M), np.zeros(2 * M)
     full = hess.size > 0
     grad[:], hess[:] = 0.0, 0.0
-    llf, last, who, b = 0.0, 0.0, -1, 0
+    llf, last, e, who, b = 0.0, 0.0, 1.0, -1, 0
     for i in range(t.size + 1):
         dt = (t[i] if i < t.size else width.sum()) - last
         last += dt
         for j in range(M):
             a = r[j] + (1.0 if who == j else 0.0)
-            e = math.exp(-beta[j] * dt)
+            if j == 0 or beta[j] != beta[j - 1]:
+                e = math.exp(-beta[j] * dt)
             q[j] = e * (q[j] - dt * (2.0 * s[j] - dt * a))
             s[j] = e * (s[j] - dt * a)
             r[j] = e * a
@@ -134,11 +135,15 @@ def _row_nb(t, kind, row, starts, width, mu, alpha, beta, grad, hess):
             continue
         while i >= starts[b + 1]:
             b += 1
-        rate = mu[b] + alpha @ r
+        rate = mu[b]
+        for j in range(M):
+            rate += alpha[j] * r[j]
         llf += math.log(rate)
         grad[b] += 1.0 / rate
-        w[:M], w[M:] = r / rate, alpha * s / rate
-        grad[K:] += w
+        for j in range(M):
+            w[j], w[M + j] = r[j] / rate, alpha[j] * s[j] / rate
+            grad[K + j] += w[j]
+            grad[K + M + j] += w[M + j]
         if not full:
             continue
         hess[b, b] -= 1.0 / (rate * rate)
@@ -153,10 +158,7 @@ def _row_nb(t, kind, row, starts, width, mu, alpha, beta, grad, hess):
         grad[b] -= width[b]
         llf -= mu[b] * width[b]
     for j in range(M):
-        n = 0
-        for i in range(t.size):
-            n += kind[i] == j
-        c, d, dd = _spent_nb(t, kind, j, width.sum(), beta[j], n, r[j], s[j], q[j])
+        c, d, dd = _spent_nb(t, kind, j, width.sum(), beta[j], (kind == j).sum(), r[j], s[j], q[j])
         llf -= alpha[j] * c
         grad[K + j] -= c
         grad[K + M + j] -= alpha[j] * d

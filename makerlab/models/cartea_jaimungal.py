@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['solve_cj', 'DepthPath', 'solve_cj_path', 'stationary_cj', 'EpsilonResults', 'fit_epsilon']
 
-# %% ../../nbs/31a_models.cartea_jaimungal.ipynb #c38bf7e9
+# %% ../../nbs/31a_models.cartea_jaimungal.ipynb #73106714
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +15,18 @@ import pandas as pd
 from scipy import stats
 
 from ..core import NS_PER_S, DataError, ParameterError, Results, check_finite, check_nonnegative, check_positive, to_ns
-from .glft import Depths, _lots, _march, _march_fixed, _solve, _stationary, _System
+from .glft import Depths, _lots, _march, _march_fixed, _solve, _stationary, _System, _whole
 
-# %% ../../nbs/31a_models.cartea_jaimungal.ipynb #5d2ca497
+# %% ../../nbs/31a_models.cartea_jaimungal.ipynb #2df33109
 def _cj_system(rate_buy: float, rate_sell: float, kappa_ask: float, kappa_bid: float, phi: float, alpha: float, horizon_s: float, q_max: int,
                eps_buy: float, eps_sell: float, drift: float, qty: float) -> _System:
     "The model in the common form, per lot."
     lp, lm = check_positive("rate_buy", rate_buy, unit="1/s"), check_positive("rate_sell", rate_sell, unit="1/s")
     ka, kb = check_positive("kappa_ask", kappa_ask, unit="1/price"), check_positive("kappa_bid", kappa_bid, unit="1/price")
     ep, em = check_finite("eps_buy", eps_buy, unit="price"), check_finite("eps_sell", eps_sell, unit="price")
+    for name, reach in (("eps_buy", ka * ep), ("eps_sell", kb * em)):
+        if abs(reach) > 600.0:
+            raise ParameterError(f"{name} (price) times its kappa (1/price) is {reach:.4g}: beyond 600 there is nobody to trade with; check its unit")
     lot = check_positive("qty", qty, unit="units a lot")
     run, end = check_nonnegative("phi", phi, unit="price/(unit*s)") * lot, check_nonnegative("alpha", alpha, unit="price/unit") * lot
     q, flow = _lots(q_max), lp * ep - lm * em + check_finite("drift", drift, unit="price/s")
@@ -53,7 +56,7 @@ def solve_cj(
     system = _cj_system(rate_buy, rate_sell, kappa_ask, kappa_bid, phi, alpha, horizon_s, q_max, eps_buy, eps_sell, drift, qty)
     return _solve(system, method, n_steps)
 
-# %% ../../nbs/31a_models.cartea_jaimungal.ipynb #9d0d8c90
+# %% ../../nbs/31a_models.cartea_jaimungal.ipynb #05cfba92
 @dataclass(frozen=True, eq=False, repr=False)
 class DepthPath:
     "Depths at several times to go: a table for a strategy to look up."
@@ -62,7 +65,7 @@ class DepthPath:
     q: np.ndarray  # int[2Q+1] lots
     bid: np.ndarray  # [n_tau, 2Q+1] mid - bid, price; NaN = no quote
     ask: np.ndarray  # [n_tau, 2Q+1] ask - mid, price
-    value: np.ndarray  # [n_tau, 2Q+1] worth beyond cash and inventory at the mid, price a lot
+    value: np.ndarray  # [n_tau, 2Q+1] worth beyond cash and inventory at the mid, price (times qty: money)
     info: dict[str, Any]  # how it was computed
 
     def at(self, tau_s: float) -> Depths:
@@ -77,7 +80,7 @@ class DepthPath:
     def __repr__(self) -> str:
         return f"DepthPath({self.tau_s.size} times to go, 0..{self.tau_s[-1]:g} s, q = {self.q[0]}..{self.q[-1]})"
 
-# %% ../../nbs/31a_models.cartea_jaimungal.ipynb #3d2ab2b9
+# %% ../../nbs/31a_models.cartea_jaimungal.ipynb #9e2e04f4
 def solve_cj_path(
     *,
     rate_buy: float,  # buy market orders, which lift our ask, 1/s
@@ -103,9 +106,10 @@ def solve_cj_path(
         path = _march_fixed(system, n_steps)
         taus, steps = np.linspace(0.0, horizon_s, int(n_steps) + 1), int(n_steps)
     else:
-        taus = np.linspace(0.0, horizon_s, n_tau) if tau_s is None else np.asarray(tau_s, dtype=np.float64)
+        rows = _whole("n_tau", n_tau, least=2, most=1_000_000)
+        taus = np.linspace(0.0, horizon_s, rows) if tau_s is None else np.asarray(tau_s, dtype=np.float64)
         if not (taus.ndim == 1 and taus.size and np.isfinite(taus).all() and taus[0] >= 0 and (np.diff(taus) > 0).all() and taus[-1] <= horizon_s):
-            raise ParameterError("tau_s (s) must increase, start at 0 or later and end at horizon_s or before")
+            raise ParameterError(f"tau_s = {tau_s!r} (s) must increase, start at 0 or later and end at horizon_s = {horizon_s!r} or before")
         path, steps = _march(system, taus)
     step, none = np.diff(path, axis=1), np.full((len(path), 1), np.nan)
     return DepthPath(taus, np.arange(-q_max, q_max + 1), np.hstack([system.bid_margin - step, none]), np.hstack([none, system.ask_margin + step]),
@@ -145,23 +149,29 @@ class EpsilonResults(Results):
         half = stats.t.ppf(1 - alpha / 2, self.blocks - 1) * self.bse
         return pd.DataFrame({"lower": self.params - half, "upper": self.params + half})
 
-# %% ../../nbs/31a_models.cartea_jaimungal.ipynb #4ff64186
+# %% ../../nbs/31a_models.cartea_jaimungal.ipynb #b0a5c3b0
 def _one_horizon(markouts: pd.DataFrame, horizon: float | None) -> tuple[pd.DataFrame, float, np.ndarray]:
     "The rows of one horizon, and when each fill was (s or steps). Raises DataError, ParameterError."
     missing = [c for c in ("horizon", "side", "qty", "markout_pnl") if c not in markouts.columns]
     if missing or not {"time", "step"} & set(markouts.columns):
         raise DataError(f"markouts: missing column(s) {', '.join(missing or ['time or step'])}: give what scoring.attribution's markouts return")
     there = markouts["horizon"].unique()
+    if not there.size:
+        raise DataError("markouts: no rows: there is no fill to learn from")
     if horizon is None and there.size != 1:
         raise ParameterError(f"horizon = None must be one of {sorted(map(float, there))}: the markouts have several")
     h = check_positive("horizon", float(there[0]) if horizon is None else horizon, unit="s or steps")
     part = markouts[markouts["horizon"] == h]
     if part.empty:
         raise ParameterError(f"horizon = {h!r} must be one of {sorted(map(float, there))}")
+    for name, good, must in (("side", part["side"].isin((-1, 1)), "be +1 (we bought) or -1 (we sold)"), ("qty", part["qty"].between(1e-300, 1e300), "be > 0"),
+                             ("markout_pnl", ~np.isinf(part["markout_pnl"].astype(float)), "be finite, or NaN where there is no later mid")):
+        if not good.all():
+            raise DataError(f"markouts: {name} = {part.loc[~good, name].iloc[0]!r} in row {part.index[~good][0]!r} ({int((~good).sum())} in all) must {must}")
     seconds = markouts.attrs.get("horizon_unit", "s" if "time" in markouts.columns else "steps") == "s"
     return part, h, to_ns(part["time"]) / NS_PER_S if seconds else part["step"].to_numpy(dtype=np.float64)
 
-# %% ../../nbs/31a_models.cartea_jaimungal.ipynb #2854e61a
+# %% ../../nbs/31a_models.cartea_jaimungal.ipynb #06d04314
 def fit_epsilon(
     markouts: pd.DataFrame,  # a row a fill and horizon: time or step, horizon, side (ours), qty, markout_pnl
     *,
@@ -187,6 +197,8 @@ def fit_epsilon(
     if rate_buy is not None and rate_sell is not None:  # mean = eps +- h (rate_buy eps_buy - rate_sell eps_sell)
         up, down = h * check_nonnegative("rate_buy", rate_buy, unit="1/s"), h * check_nonnegative("rate_sell", rate_sell, unit="1/s")
         turn = np.linalg.inv([[1.0 + up, -down], [-up, 1.0 + down]])
+    elif rate_buy is not None or rate_sell is not None:
+        raise ParameterError(f"rate_buy = {rate_buy!r} and rate_sell = {rate_sell!r} (1/s) must come together: give both or neither")
     names = ["eps_buy", "eps_sell"]
     spread = turn @ (sums @ sums.T * g / (g - 1)) @ turn.T if g >= 5 else np.full((2, 2), np.nan)
     return EpsilonResults(params=pd.Series(turn @ mean, index=names), covariance=pd.DataFrame(spread, index=names, columns=names),

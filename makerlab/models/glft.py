@@ -21,7 +21,7 @@ from scipy.linalg import eigh_tridiagonal, expm
 from ..core import ParameterError, PriceVol, check_choice, check_finite, check_nonnegative, check_positive, njit, price_sigma
 from .avellaneda_stoikov import base_depth
 
-# %% ../../nbs/31_models.glft.ipynb #a617f5e6
+# %% ../../nbs/31_models.glft.ipynb #e04f10c4
 @dataclass(frozen=True, eq=False, repr=False)
 class Depths:
     "How far from the mid to quote at each inventory; NaN where there is no quote."
@@ -29,7 +29,7 @@ class Depths:
     q: np.ndarray  # int[2Q+1], lots held, -Q..Q
     bid: np.ndarray  # [2Q+1] mid - bid, price; NaN at q = Q
     ask: np.ndarray  # [2Q+1] ask - mid, price; NaN at q = -Q
-    value: np.ndarray  # [2Q+1] worth beyond cash and inventory at the mid, price a lot
+    value: np.ndarray  # [2Q+1] worth beyond cash and inventory at the mid, price (times qty: money)
     tau_s: float  # time to go, s; inf when stationary
     info: dict[str, Any] = field(default_factory=dict)  # how it was computed, and what came with it
 
@@ -54,7 +54,7 @@ class Depths:
         bid, ask = self.at(0)
         return f"Depths(q = {self.q[0]}..{self.q[-1]}, tau {self.tau_s:g} s; flat: bid {bid:.6g}, ask {ask:.6g})"
 
-# %% ../../nbs/31_models.glft.ipynb #b9f89377
+# %% ../../nbs/31_models.glft.ipynb #f6bf93ab
 class GLFTCoefficients(NamedTuple):
     "The numbers of the linear system and of the closed form."
 
@@ -82,11 +82,13 @@ def glft_coefficients(
     g, xi = _lot_gamma(gamma, qty), check_nonnegative("impact", impact, unit="price")
     A, s2 = check_positive("A", A, unit="1/s"), check_positive("sigma", price_sigma(sigma), unit="price/sqrt(s)") ** 2
     base = base_depth(gamma=g, k=k)
+    if k * xi > 600.0:
+        raise ParameterError(f"impact = {impact!r} (price) is {k * xi:.0f} times 1/k, the distance over which fills fade: above 600 there are none; check its unit")
     shrink = math.log1p(g / k) + k * base  # ln (1 + g/k)^(1 + k/g)
     slope = math.sqrt(g * s2 / (2.0 * k * A)) * math.exp(0.5 * shrink + 0.25 * k * xi)
     return GLFTCoefficients(0.5 * k * g * s2, A * math.exp(-shrink), base, slope)
 
-# %% ../../nbs/31_models.glft.ipynb #b17e7729
+# %% ../../nbs/31_models.glft.ipynb #721a5519
 class _System(NamedTuple):
     "h' = run + cu exp(ku (h(q+1) - h(q))) + cd exp(-kd (h(q) - h(q-1))), from h = end; depths = margin +- differences of h."
 
@@ -103,11 +105,17 @@ class _System(NamedTuple):
     info: dict[str, Any]
 
 
-def _lots(q_max: int) -> np.ndarray:
-    "-Q..Q as floats. Raises ParameterError unless Q is a whole number >= 1."
-    if not (isinstance(q_max, (int, np.integer)) and not isinstance(q_max, bool) and 1 <= q_max <= 100_000):
-        raise ParameterError(f"q_max = {q_max!r} (lots) must be a whole number from 1 to 100,000")
-    return np.arange(-q_max, q_max + 1, dtype=np.float64)
+def _whole(name: str, value: Any, *, unit: str = "", least: int = 1, most: int = 100_000) -> int:
+    "A whole number within bounds. Raises ParameterError."
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
+        raise ParameterError(f"{name} = {value!r}{f' ({unit})' if unit else ''} must be a whole number from {least:,} to {most:,}")
+    return int(value)
+
+
+def _lots(q_max: int, most: int = 100_000) -> np.ndarray:
+    "-Q..Q as floats. Raises ParameterError unless Q is a whole number from 1 to `most`."
+    Q = _whole("q_max", q_max, unit="lots", most=most)
+    return np.arange(-Q, Q + 1, dtype=np.float64)
 
 
 def _depths(system: _System, h: np.ndarray, tau_s: float, **info: Any) -> Depths:
@@ -251,14 +259,14 @@ def _march_nb(end, run, cu, ku, cd, kd, taus, tol, most, path):  # adaptive extr
         path[j] = h + offset
     return steps
 
-# %% ../../nbs/31_models.glft.ipynb #344797cf
+# %% ../../nbs/31_models.glft.ipynb #4c7f2f5b
 def _check_end(system: _System) -> None:
     "Refuse a terminal penalty whose fill rates overflow."
     step = np.diff(system.end)
     steepest = max(system.ku * float(step.max()), -system.kd * float(step.min()))
     if steepest > 600.0:
-        raise ParameterError(f"the terminal penalty makes k times its largest difference between neighbours {steepest:.0f}: above 600 the rates "
-                             "overflow; lower q_max or the penalty")
+        raise ParameterError(f"the terminal penalty (or the impact) makes k times its largest difference between neighbours {steepest:.0f}: "
+                             "above 600 the rates overflow; lower q_max, the penalty or the impact")
 
 
 def _march(system: _System, taus: np.ndarray, *, tol: float = 2e-11, most: int = 100_000) -> tuple[np.ndarray, int]:
@@ -267,7 +275,7 @@ def _march(system: _System, taus: np.ndarray, *, tol: float = 2e-11, most: int =
     _check_end(system)
     steps = _march_nb(system.end, system.run, system.cu, system.ku, system.cd, system.kd, taus, tol, most, path)
     if steps < 0:
-        raise ParameterError(f"the equation did not settle in {-steps:,} steps: shorten horizon_s or lower q_max")
+        raise ParameterError(f"the equation did not settle in {-steps:,} steps: shorten horizon_s (far from the end take the stationary depths) or lower q_max")
     return path, int(steps)
 
 # %% ../../nbs/31_models.glft.ipynb #a350a48f
@@ -451,7 +459,19 @@ def _searched_flow(q: np.ndarray, theta: np.ndarray, sides: Any, worth: Callable
         depths.append(depth)
     return out, depths
 
-# %% ../../nbs/31_models.glft.ipynb #b4b9feee
+# %% ../../nbs/31_models.glft.ipynb #c6d6a4ce
+def _referee_cost(gamma: float, sigma: Any, phi: float, alpha: float, horizon_s: float, orders: Any) -> float:
+    "The running cost per lot squared, price/s, once all is usable. Raises ParameterError, UnitError."
+    for name, value, unit in (("gamma", gamma, "1/(price*lot)"), ("phi", phi, "price/s a lot squared"), ("alpha", alpha, "price a lot squared"),
+                              ("horizon_s", horizon_s, "s")):
+        check_nonnegative(name, value, unit=unit)
+    for side, (rate, eps) in zip(("buy", "sell"), orders, strict=True):
+        if check_finite(f"eps_{side}", eps, unit="price") != 0.0:
+            check_positive(f"market_{side}", rate, unit="1/s", remedy=f"eps_{side} needs the rate of the market orders that move the mid")
+    s = sigma if isinstance(sigma, (int, float)) and sigma == 0 else price_sigma(sigma)  # 0: no risk in the mid
+    return phi + 0.5 * gamma * s**2
+
+# %% ../../nbs/31_models.glft.ipynb #e0175f05
 def brute_force_hjb(
     *,
     rate_bid: Callable,  # depth (array, price) -> fills per second of our bid
@@ -460,7 +480,7 @@ def brute_force_hjb(
     q_max: int,  # lots
     depth_range: tuple[float, float],  # depths to search, price
     gamma: float = 0.0,  # risk aversion, 1/(price*lot); 0 maximises the mean
-    sigma: float = 0.0,  # price volatility, price/sqrt(s); matters when gamma > 0
+    sigma: float | PriceVol = 0.0,  # price volatility, price/sqrt(s); matters when gamma > 0
     phi: float = 0.0,  # running penalty, price/s a lot squared
     alpha: float = 0.0,  # terminal penalty, price a lot squared
     drift: float = 0.0,  # price/s
@@ -473,7 +493,7 @@ def brute_force_hjb(
     rtol: float = 1e-9,  # of the time steps
 ) -> Depths:  # at horizon_s to go
     "The model's equation as it stands, searched and stepped with no insight: the slow referee. Raises ParameterError."
-    q, cost = _lots(q_max), phi + 0.5 * gamma * sigma**2
+    q, cost = _lots(q_max), _referee_cost(gamma, sigma, phi, alpha, horizon_s, ((market_buy, eps_buy), (market_sell, eps_sell)))
     worth = (lambda x: -np.expm1(-gamma * x) / gamma) if gamma > 0 else (lambda x: x)  # what a sure gain adds
     rest = ((1, rate_bid, market_sell, eps_sell), (-1, rate_ask, market_buy, eps_buy)), worth, drift, cost, impact, depth_range, n_grid
     run = solve_ivp(lambda _, theta: _searched_flow(q, theta, *rest, 30)[0], (0.0, horizon_s), -alpha * q**2, method="DOP853", rtol=rtol, atol=rtol * 1e-2)

@@ -6,7 +6,7 @@
 __all__ = ['schedule_cost', 'Schedule', 'almgren_chriss', 'efficient_frontier', 'whole_lots', 'twap', 'vwap', 'volume_profile',
            'simulate_cost']
 
-# %% ../../nbs/32_models.impact.ipynb #445d7667
+# %% ../../nbs/32_models.impact.ipynb #991ba06d
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +15,23 @@ import numpy as np
 import pandas as pd
 
 from ..core import DataError, ParameterError, check_finite, check_nonnegative, check_positive, price_sigma
+from .glft import _whole
 
-# %% ../../nbs/32_models.impact.ipynb #31cd0aa2
+# %% ../../nbs/32_models.impact.ipynb #d44e789b
 def _check_costs(sigma: Any, fixed: float, temporary: float, permanent: float) -> float:
     "The price volatility as a number, once the four are usable. Raises ParameterError, UnitError."
     check_nonnegative("fixed", fixed, unit="price")
     check_positive("temporary", temporary, unit="price per (unit per time)", remedy="estimate it from the concession of past trades")
     check_nonnegative("permanent", permanent, unit="price per unit")
-    return price_sigma(sigma)
+    return check_positive("sigma", price_sigma(sigma), unit="price/sqrt(time)")
+
+
+def _check_slices(trades: Any) -> np.ndarray:
+    "One row of finite numbers. Raises DataError."
+    n = np.atleast_1d(np.asarray(trades, dtype=float))
+    if n.ndim != 1 or n.size == 0 or not np.isfinite(n).all():
+        raise DataError(f"trades = {trades!r} (units) must be one row of finite numbers, the units sold in each slice")
+    return n
 
 
 def schedule_cost(
@@ -35,17 +44,15 @@ def schedule_cost(
     fixed: float = 0.0,  # half-spread and fees, price
 ) -> tuple[float, float]:  # expected cost (money) and its variance (money squared)
     "What a schedule costs and risks, Almgren-Chriss (2001) eqs 5 and 6 with linear impact. Raises ParameterError, UnitError, DataError."
-    n = np.atleast_1d(np.asarray(trades, dtype=float))
-    if n.ndim != 1 or n.size == 0 or not np.isfinite(n).all():
-        raise DataError("trades must be one row of finite numbers, the units sold in each slice")
+    n = _check_slices(trades)
     vol, tau = _check_costs(sigma, fixed, temporary, permanent), check_positive("step", step, unit="time")
     held = n.sum() - np.cumsum(n)
     eta = temporary - 0.5 * permanent * tau
     expected = 0.5 * permanent * n.sum() ** 2 + fixed * np.abs(n).sum() + eta / tau * np.sum(n * n)
     return float(expected), float(vol * vol * tau * np.sum(held * held))
 
-# %% ../../nbs/32_models.impact.ipynb #f44dd6f6
-@dataclass(frozen=True)
+# %% ../../nbs/32_models.impact.ipynb #d6571ca0
+@dataclass(frozen=True, eq=False)
 class Schedule:
     "How an inventory goes: what is left, what is sold in each slice, what it costs."
 
@@ -65,14 +72,14 @@ class Schedule:
 
     @property
     def half_life(self) -> float:  # time
-        "1/kappa, after which most of it is gone; infinite when there is no hurry."
+        "1/kappa, after which 63 % is gone if the horizon is long; infinite when there is no hurry, NaN when no optimum gave the schedule."
         return math.inf if self.kappa == 0 else 1.0 / self.kappa
 
     def table(self) -> pd.DataFrame:  # one row a slice
         "The schedule as a table."
         return pd.DataFrame({"start": self.times[:-1], "end": self.times[1:], "sell": self.trades, "left": self.holdings[1:]})
 
-# %% ../../nbs/32_models.impact.ipynb #07a4e2f1
+# %% ../../nbs/32_models.impact.ipynb #74c7a92c
 def _remaining(times: np.ndarray, kappa: float, horizon: float) -> np.ndarray:
     "sinh(kappa (T - t)) / sinh(kappa T), and 1 - t/T when kappa is nothing."
     if kappa * horizon < 1e-8:
@@ -94,8 +101,7 @@ def almgren_chriss(
     "The schedule that minimises cost + lambda variance, Almgren-Chriss (2001) eqs 15 to 20. Raises ParameterError, UnitError."
     check_finite("quantity", quantity, unit="units")
     check_positive("horizon", horizon, unit="time")
-    if not n_steps >= 1 or n_steps != int(n_steps):
-        raise ParameterError(f"n_steps = {n_steps!r} (slices) must be a whole number >= 1")
+    n_steps = _whole("n_steps", n_steps, unit="slices", most=10_000_000)
     vol, tau = _check_costs(sigma, fixed, temporary, permanent), horizon / n_steps
     check_nonnegative("risk_aversion", risk_aversion, unit="1/money")
     eta = temporary - 0.5 * permanent * tau
@@ -104,9 +110,9 @@ def almgren_chriss(
         raise ParameterError(f"temporary = {temporary!r} must exceed permanent * step / 2 = {least!r}: cut the horizon into more slices")
     kappa_tilde = math.sqrt(risk_aversion / eta) * vol
     kappa = 2.0 / tau * math.asinh(0.5 * kappa_tilde * tau)
-    times = np.linspace(0.0, horizon, int(n_steps) + 1)
+    times = np.linspace(0.0, horizon, n_steps + 1)
     holdings = quantity * _remaining(times, kappa, horizon)
-    holdings[-1] = 0.0
+    holdings[0], holdings[-1] = quantity, 0.0  # to the last digit
     cost, var = schedule_cost(-np.diff(holdings), step=tau, sigma=vol, temporary=temporary, permanent=permanent, fixed=fixed)
     return Schedule(times, holdings, cost, var, kappa, kappa_tilde, eta, float(risk_aversion))
 
@@ -128,16 +134,19 @@ def efficient_frontier(
     return pd.DataFrame({"risk_aversion": [r.risk_aversion for r in rows], "expected_cost": [r.expected_cost for r in rows],
                          "standard_deviation": [math.sqrt(r.variance) for r in rows], "half_life": [r.half_life for r in rows]})
 
-# %% ../../nbs/32_models.impact.ipynb #1c0a2b67
+# %% ../../nbs/32_models.impact.ipynb #c3b264d6
 def whole_lots(
     trades: np.ndarray,  # [N] units
     *,
     lot: float = 1.0,  # units in a lot
 ) -> np.ndarray:  # [N] units, each a multiple of lot but for an odd rest in the last
-    "Slices in whole lots whose sum is kept exactly: the cumulative sum is rounded. Raises ParameterError."
-    n = np.asarray(trades, dtype=float)
-    check_positive("lot", lot, unit="units")
-    done = np.round(np.cumsum(n) / lot) * lot
+    "Slices in whole lots whose sum is kept exactly: the cumulative sum is rounded. Raises ParameterError, DataError."
+    n, lot = _check_slices(trades), check_positive("lot", lot, unit="units")
+    done = np.round(np.cumsum(n) / lot)
+    if (n >= 0).all() or (n <= 0).all():  # never beyond the last whole lot, or the odd rest would have to be bought back
+        last = math.trunc(n.sum() / lot * (1 + 1e-12))
+        done = np.clip(done, min(last, 0), max(last, 0))
+    done = done * lot
     done[-1] = n.sum()
     return np.diff(done, prepend=0.0)
 
@@ -151,7 +160,7 @@ def _by_shares(quantity: float, shares: np.ndarray, horizon: float, lot: float |
     cost, var = schedule_cost(trades, step=horizon / len(shares), **costs) if costs else (math.nan, math.nan)
     return Schedule(np.linspace(0.0, horizon, len(shares) + 1), held, cost, var)
 
-# %% ../../nbs/32_models.impact.ipynb #eb0dfd82
+# %% ../../nbs/32_models.impact.ipynb #1a7106e2
 def twap(
     quantity: float,  # units to sell; negative to buy
     *,
@@ -162,9 +171,8 @@ def twap(
 ) -> Schedule:
     "Equal slices in equal times. Raises ParameterError."
     check_finite("quantity", quantity, unit="units")
-    if not n_steps >= 1 or n_steps != int(n_steps):
-        raise ParameterError(f"n_steps = {n_steps!r} (slices) must be a whole number >= 1")
-    return _by_shares(quantity, np.full(int(n_steps), 1 / n_steps), check_positive("horizon", horizon, unit="time"), lot, costs or {})
+    n_steps = _whole("n_steps", n_steps, unit="slices", most=10_000_000)
+    return _by_shares(quantity, np.full(n_steps, 1 / n_steps), check_positive("horizon", horizon, unit="time"), lot, costs or {})
 
 
 def vwap(
@@ -182,7 +190,7 @@ def vwap(
         raise DataError("profile must be one row of volumes >= 0 that are not all zero: see volume_profile")
     return _by_shares(quantity, p / p.sum(), check_positive("horizon", horizon, unit="time"), lot, costs or {})
 
-# %% ../../nbs/32_models.impact.ipynb #880629f7
+# %% ../../nbs/32_models.impact.ipynb #85c265da
 def volume_profile(
     trades: pd.DataFrame,  # time and size, one or more past days
     *,
@@ -193,6 +201,11 @@ def volume_profile(
 ) -> pd.Series:  # share of the day's volume by the slice's start, seconds after midnight
     "The average share of a day's volume in each slice of the session; each day counts the same. Raises ParameterError, DataError."
     check_positive("every_s", every_s, unit="s")
+    for name in ("time", "size"):
+        if name not in trades.columns:
+            raise DataError(f"trades: missing column {name}: give what a trades loader returns")
+    if not (np.isfinite(trades["size"]) & (trades["size"] >= 0)).all():
+        raise DataError(f"trades: size has values that are missing or < 0, such as {trades['size'][~(trades['size'] >= 0)].iloc[:1].tolist()}")
     local = trades["time"].dt.tz_convert(tz)
     opened, closed = (pd.Timedelta(f"{t}:00").total_seconds() for t in (start, end))
     edges = np.arange(opened, closed, every_s)
@@ -206,9 +219,11 @@ def volume_profile(
     size, day = trades["size"].to_numpy(dtype=float)[inside], pd.factorize(local.dt.normalize()[inside])[0]
     volume = np.zeros((day.max() + 1, edges.size))
     np.add.at(volume, (day, slot), size)
+    if not volume.sum(axis=1).all():
+        raise DataError(f"trades: {int((volume.sum(axis=1) == 0).sum())} of {len(volume)} days have no volume at all: leave them out")
     return pd.Series((volume / volume.sum(axis=1, keepdims=True)).mean(axis=0), index=pd.Index(edges, name="second"), name="share")
 
-# %% ../../nbs/32_models.impact.ipynb #02972ade
+# %% ../../nbs/32_models.impact.ipynb #9d99fbb0
 def simulate_cost(
     trades: np.ndarray,  # [N] units sold in each slice
     *,
@@ -220,8 +235,9 @@ def simulate_cost(
     n_paths: int,  # paths
     rng: np.random.Generator,  # source of the price moves
 ) -> np.ndarray:  # [n_paths] cost against the price at the start, money
-    "The cost of a schedule on simulated prices, Almgren-Chriss (2001) eqs 1 to 4. Raises ParameterError, UnitError."
-    vol, n = _check_costs(sigma, fixed, temporary, permanent), np.asarray(trades, dtype=float)
+    "The cost of a schedule on simulated prices, Almgren-Chriss (2001) eqs 1 to 4. Raises ParameterError, UnitError, DataError."
+    vol, n, step = _check_costs(sigma, fixed, temporary, permanent), _check_slices(trades), check_positive("step", step, unit="time")
+    n_paths = _whole("n_paths", n_paths, most=10_000_000)
     moves = vol * math.sqrt(step) * rng.standard_normal((n_paths, n.size)) - permanent * n
     before = np.cumsum(moves, axis=1) - moves  # price at the start of each slice, from 0
     paid = before - fixed * np.sign(n) - temporary * n / step

@@ -6,7 +6,7 @@
 __all__ = ['Side', 'lean_matrix', 'ExponentialSide', 'PortfolioQuotes', 'Portfolio', 'portfolio', 'portfolio_of_laws',
            'portfolio_quotes', 'Lattice', 'solve_lattice', 'BookSimulation', 'Loss', 'relative_loss', 'simulate_book']
 
-# %% ../../nbs/31c_models.portfolio.ipynb #bbd59a9a
+# %% ../../nbs/31c_models.portfolio.ipynb #b36a2958
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +20,10 @@ from scipy.stats import t as student_t
 
 from ..core import ParameterError, check_nonnegative, check_positive, next_normal, next_uniform, njit, rng_streams
 from .avellaneda_stoikov import base_depth
+from .glft import _whole
 from .hamiltonian import Hamiltonian, as_law
 
-# %% ../../nbs/31c_models.portfolio.ipynb #89fa9afe
+# %% ../../nbs/31c_models.portfolio.ipynb #c94ba969
 def _vector(name: str, value: Any, n: int, unit: str) -> np.ndarray:
     "n positive numbers, one given once for all. Raises ParameterError."
     x = np.asarray(value, dtype=float)
@@ -36,7 +37,7 @@ def _vector(name: str, value: Any, n: int, unit: str) -> np.ndarray:
 def _covariance(cov: Any) -> np.ndarray:
     "A symmetric matrix without negative eigenvalues. Raises ParameterError."
     S = np.atleast_2d(np.asarray(cov, dtype=float))
-    if S.ndim != 2 or S.shape[0] != S.shape[1] or not np.isfinite(S).all():
+    if S.ndim != 2 or S.shape[0] != S.shape[1] or not S.size or not np.isfinite(S).all():
         raise ParameterError(f"cov has shape {S.shape} (price^2/s): it must be square and finite")
     if not np.allclose(S, S.T, rtol=1e-9, atol=1e-12 * np.abs(S).max()):
         raise ParameterError("cov (price^2/s) must be symmetric: give the covariance of price changes per second")
@@ -89,7 +90,7 @@ class ExponentialSide:
 
 Side = ExponentialSide | Hamiltonian
 
-# %% ../../nbs/31c_models.portfolio.ipynb #1511cc7e
+# %% ../../nbs/31c_models.portfolio.ipynb #9032c6be
 class PortfolioQuotes(NamedTuple):
     "Depths, price, in the shape of the inventory."
 
@@ -111,7 +112,7 @@ class Portfolio:
         "From each mid to its indifference prices (bid, ask), price; inventory is [N] or [..., N]."
         q = np.asarray(inventory, dtype=float)
         if q.shape[-1:] != self.flow.shape or not np.isfinite(q).all():
-            raise ParameterError(f"inventory has shape {q.shape} (units): give finite numbers, {self.flow.size} in the last dimension")
+            raise ParameterError(f"inventory = {inventory!r} (units) has shape {q.shape}: give finite numbers, {self.flow.size} in the last dimension")
         away, half = q @ self.lean + self.shift, 0.5 * self.qty * np.diag(self.lean)
         return half + away, half - away
 
@@ -122,17 +123,20 @@ class Portfolio:
     def value(self, inventory: Any) -> Any:
         "-q'Mq/2 - b'q: what an inventory is worth beyond the mid, price*unit."
         q = np.asarray(inventory, dtype=float)
+        self.distances(q)  # refuses a wrong shape
         return -0.5 * np.einsum("...i,ij,...j", q, self.lean, q) - q @ self.shift
 
     def __repr__(self) -> str:
         return f"Portfolio({self.flow.size} assets, lean on itself {np.diag(self.lean).round(4).tolist()[:6]} price/unit)"
 
-# %% ../../nbs/31c_models.portfolio.ipynb #a360f744
+# %% ../../nbs/31c_models.portfolio.ipynb #f47f39f1
 def _build(cov: Any, sides: tuple[Side, ...], gamma: float, qty: np.ndarray, drift: Any, horizon_s: float | None) -> Portfolio:
     "The lean from the Hamiltonians' curvatures."
     flow, shift = 2.0 * qty * np.array([float(s.curvature(0.0)) for s in sides]), np.zeros(qty.size)
     M = lean_matrix(cov, flow=flow, gamma=gamma, horizon_s=horizon_s)
-    mu = np.broadcast_to(np.asarray(drift, dtype=float), shift.shape)
+    if np.size(drift) not in (1, qty.size):
+        raise ParameterError(f"drift = {drift!r} (price/s) has {np.size(drift)} numbers but there are {qty.size} assets: give one or {qty.size}")
+    mu = np.broadcast_to(np.asarray(drift, dtype=float).ravel(), shift.shape)
     if mu.any():
         if horizon_s is not None or not (np.isfinite(mu).all() and np.linalg.eigvalsh(M)[0] > 1e-12 * np.abs(M).max()):
             raise ParameterError(f"drift = {drift!r} (price/s): it must be finite, and needs gamma > 0, a positive definite cov and no horizon_s")
@@ -191,7 +195,7 @@ def portfolio_quotes(
     "Depths for N correlated assets with exponential fills. Raises ParameterError. Guéant (2017), sec. 5."
     return portfolio(cov=cov, A=A, k=k, gamma=gamma, qty=qty, horizon_s=horizon_s).depths(inventory)
 
-# %% ../../nbs/31c_models.portfolio.ipynb #da34b375
+# %% ../../nbs/31c_models.portfolio.ipynb #c03e8b4e
 @dataclass(frozen=True, eq=False, repr=False)
 class Lattice:
     "Exact stationary quotes on a lattice of inventories."
@@ -210,8 +214,11 @@ class Lattice:
 def _grid(book: Portfolio, cov: Any, gamma: float, q_max: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Inventory of each state in lots, the charge for risk, and the flat index of a step in each asset."
     n = book.flow.size
-    if not (isinstance(q_max, (int, np.integer)) and q_max >= 1 and (2 * q_max + 1) ** n <= 20_000):
-        raise ParameterError(f"q_max = {q_max!r} (lots) with {n} assets: a lattice of at most 20,000 states, from 1 lot")
+    if (2 * (q_max := _whole("q_max", q_max, unit="lots")) + 1) ** n > 20_000:
+        raise ParameterError(f"q_max = {q_max!r} (lots) with {n} assets: a lattice holds at most 20,000 states; lower q_max or take the closed form")
+    if len(_covariance(cov)) != n or book.shift.any():
+        raise ParameterError(f"book has {n} assets, cov {len(_covariance(cov))}, and drift shifts the book by {book.shift.tolist()} price: the lattice "
+                             "needs as many assets and no drift")
     axis = np.arange(-q_max, q_max + 1)
     lots = np.stack(np.meshgrid(*[axis] * n, indexing="ij"), axis=-1).reshape(-1, n)
     q = lots * book.qty
@@ -329,7 +336,7 @@ class BookSimulation:
                 "risk charge": (self.charge / self.horizon_s, "price*unit/s"), "fills": (self.fills / self.horizon_s, "1/s")}
         return pd.DataFrame({n: (x.mean(), x.std(ddof=1) / math.sqrt(x.size), unit) for n, (x, unit) in rows.items()}, index=["estimate", "se", "unit"]).T
 
-# %% ../../nbs/31c_models.portfolio.ipynb #e857044a
+# %% ../../nbs/31c_models.portfolio.ipynb #f43d1b42
 class Loss(NamedTuple):
     "A share of an objective given away, with its interval."
 
@@ -350,10 +357,12 @@ def relative_loss(
         raise ParameterError(f"{a.size} and {b.size} paths over {best.horizon_s} and {other.horizon_s} s: give at least 10 paired paths")
     share = 1.0 - float(b.mean() / a.mean())
     se = float(((a - b) - share * a).std(ddof=1)) / abs(float(a.mean())) / math.sqrt(a.size)
+    if not 0 < level < 1:
+        raise ParameterError(f"level = {level!r} (probability) must be between 0 and 1")
     wide = float(student_t.ppf(0.5 + 0.5 * level, a.size - 1)) * se
     return Loss(share, share - wide, share + wide)
 
-# %% ../../nbs/31c_models.portfolio.ipynb #944f23d6
+# %% ../../nbs/31c_models.portfolio.ipynb #6a08f75a
 def simulate_book(
     policy: Portfolio,  # who quotes; exponential sides
     *,
@@ -370,11 +379,10 @@ def simulate_book(
     S, n = _covariance(cov), policy.flow.size
     if len(S) != n or not all(isinstance(s, ExponentialSide) for s in policy.sides):
         raise ParameterError(f"policy has {n} assets and cov {len(S)}: they must agree, and the policy must have exponential sides (portfolio)")
-    if not (isinstance(n_paths, (int, np.integer)) and n_paths >= 1):
-        raise ParameterError(f"n_paths = {n_paths!r} must be a whole number >= 1")
+    n_paths = _whole("n_paths", n_paths, most=10_000_000)
     bid, ask = policy.depths(np.zeros(n))
-    most = np.full(n, math.inf) if q_max is None else (q_max - 0.5) * policy.qty
+    most = np.full(n, math.inf) if q_max is None else (_whole("q_max", q_max, unit="lots") - 0.5) * policy.qty
     out, horizon_s = np.empty((n_paths, 4)), check_positive("horizon_s", horizon_s, unit="s")
-    _book_nb(rng_streams(int(n_paths), rng=rng), np.ascontiguousarray(policy.lean), bid, ask, _vector("A", A, n, "1/s"), _vector("k", k, n, "1/price"),
+    _book_nb(rng_streams(n_paths, rng=rng), np.ascontiguousarray(policy.lean), bid, ask, _vector("A", A, n, "1/s"), _vector("k", k, n, "1/price"),
              policy.qty, S, horizon_s, most, out)
     return BookSimulation(out[:, 0], 0.5 * check_nonnegative("gamma", gamma, unit="1/(price*unit)") * out[:, 1], np.sqrt(out[:, 1]) * out[:, 2], out[:, 3], horizon_s)
