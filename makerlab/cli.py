@@ -541,8 +541,18 @@ def demo(out: Out = "reports", seed: Annotated[int, typer.Option(help="of the in
         typer.echo("\n" + "\n".join(f"{symbol}: {said}" for symbol, said in flow.items()))
         typer.echo(f"\n{note}\nReports, one folder each: {out}/SYMBOL-STRATEGY/report.html")
 
-# %% ../nbs/99_cli.ipynb #8300934d
+# %% ../nbs/99_cli.ipynb #78cd42f7
+def _heard_in_vain(lost: Any) -> None:
+    "An interrupt that a callback threw away comes again in a tenth of a second; other losses are told as usual."
+    if issubclass(lost.exc_type, KeyboardInterrupt) and hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def main() -> None:
     "The console script `mm-engine`."
+    sys.unraisablehook = _heard_in_vain
     signal.signal(signal.SIGINT, signal.default_int_handler)
     app(prog_name="mm-engine")

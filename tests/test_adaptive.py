@@ -115,3 +115,34 @@ def test_apply_keeps_the_rest():
     p = QuoteParams(A=2.0, qty=7.0)
     q = fit_regimes(table, n=4).apply(p)
     assert (q.A, q.qty, q.gamma) == (2.0, 7.0, p.gamma) and len(q.regime_gamma) == 4 and len(q.regime_sigma) == 3
+
+
+def small(**columns):
+    g, n = np.random.default_rng(6), 1000
+    base = {"time": pd.date_range("2026-03-02 14:30", periods=n, freq="s", tz="UTC"), "mid": 100 + np.cumsum(0.01 * g.normal(size=n)), "spread": 0.02,
+            "sigma": g.uniform(0.01, 0.03, n), "ofi_norm": g.normal(size=n)}
+    return pd.DataFrame(base | columns)
+
+
+def test_an_empty_band_is_no_regime():
+    "The quantile between the last 0.01 and the first 0.02 made a band that holds nothing."
+    sigma = np.where(np.arange(1000) <= 333, 0.01, 0.02)
+    assert np.quantile(sigma, 1 / 3) == 0.01 and len(fit_regimes(small(sigma=sigma)).edges) == 1
+    sigma = np.where(np.arange(1000) < 333.5, 0.01, 0.02)[1:].tolist() + [0.02]
+    assert 0.01 < np.quantile(sigma, 1 / 3) <= 0.02 and np.isfinite(fit_regimes(small(sigma=sigma)).table["sigma"]).all()
+
+
+@pytest.mark.parametrize("columns, words", [(dict(spread=np.nan), "every spread is missing"), (dict(spread=0.0), "locked")])
+def test_why_a_spread_is_refused(columns, words):
+    with pytest.raises(DataError, match=words):
+        fit_regimes(small(**columns))
+
+
+def test_missing_values_are_skipped_and_missing_columns_named():
+    assert fit_regimes(small(spread=np.r_[np.nan, np.full(999, 0.02)])).table["half_spread"].to_numpy() == pytest.approx(0.01)
+    with pytest.raises(DataError, match="table lacks ofi_norm"):
+        fit_regimes(small().drop(columns="ofi_norm"))
+    with pytest.raises(ParameterError, match="n = nan"):
+        fit_regimes(small(), n=float("nan"))
+    with pytest.raises(ParameterError, match="one label a row"):
+        regime_slopes(small(), np.zeros(5, dtype=int), n=1, horizon_s=1.0)

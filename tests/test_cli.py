@@ -154,6 +154,32 @@ def test_interrupt(tmp_path, wait, command):
     assert [f.name for f in tmp_path.rglob("*")] == ["out", "keep.txt"]
 
 
+LOST = """
+import ctypes, signal, sys, time
+import makerlab.cli as cli
+
+@cli.guarded
+def slow():
+    ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))()  # as in a compiler's callback: the interrupt is thrown away
+    time.sleep(20)
+
+def app(prog_name):
+    try:
+        slow()
+    except cli.typer.Exit as e:
+        sys.exit(e.exit_code)
+
+cli.app = app
+cli.main()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_an_interrupt_lost_in_a_callback_comes_again():
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=18)
+    assert (done.returncode, done.stderr) == (130, "mm-engine: interrupted; nothing was half written\n")
+
+
 def test_no_tty_no_progress_and_closed_pipe():
     "`mm-engine ... | head -0` is not a failure."
     code = f"import subprocess, sys; p = subprocess.Popen([{str(EXE)!r}, 'data', 'list'], stdout=subprocess.PIPE, stderr=subprocess.PIPE); p.stdout.close(); e = p.stderr.read(); p.wait(); sys.exit(b'Traceback' in e)"
@@ -200,8 +226,8 @@ def test_model_strategies_end_to_end(put, tmp_path, strategy, has):
     assert call("report", tmp_path / "r")[0] == 0
 
 
-def test_every_measured_number_has_an_interval(put):
-    run = strict(call("backtest", put(), "--variants", "7", "--json")[1])
+def test_every_measured_number_has_an_interval():
+    run = strict(call("backtest", "sample", "--symbol", "BIGT", "--end-date", "2026-03-03", "--variants", "7", "--json")[1])
     assert set(run["measured"]) == {"A", "k", "sigma", "kappa", "eps_buy", "eps_sell"}
     for name, m in run["measured"].items():
         assert m["ci"][0] < m["value"] < m["ci"][1] and m["unit"], name
@@ -239,7 +265,7 @@ def test_bad_sweeps(put, tmp_path, options, says):
 
 def test_sweeps_of_bad_sources_and_targets(put, tmp_path):
     source = put()
-    for args in (["absent.rda"], ["sample"], ["sample", "--symbol", "NOPE"], ["sample", "--symbol", "BIGT", "--start-date", "soon"]):
+    for args in (["absent.rda"], ["sample", "--symbol", "NOPE"], ["sample", "--symbol", "BIGT", "--start-date", "soon"]):
         refused("sweep", *args, "--vary", "skew=1,2", "--out", tmp_path / "r", "--json")
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nowhere"):

@@ -216,3 +216,22 @@ def test_fee_aware_quotes_earn_more_in_the_reduced_world():
                            rng=np.random.default_rng(s)).attribution.total for s in range(3)] for f in (0.0, 0.008)}
     ratio = np.array(got[0.0]) / np.array(got[0.008])
     assert ratio.max() < 0.65 and ratio.min() > 0.25  # 0.445 in theory, less than one fill a step
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: FeeMeter(PRESETS["example-coins"]).fill(0.0, 5), "price = 0.0"),
+    (lambda: FeeMeter(PRESETS["free"]).fill(20.0, -5), "qty = -5 .units."),
+    (lambda: FeeMeter(PRESETS["free"]).fill(math.nan, 5), "price = nan"),
+    (lambda: FeeSchedule(tiers=FeeTier()), "tuple of FeeTier"),
+    (lambda: FeeSchedule(tiers=[FeeTier()]), "tuple of FeeTier"),
+    (lambda: FeeTier(maker_bps="two"), "maker_bps = 'two'"),
+    (lambda: effective_rate(1.0, k=1e6, fee=-1.0), "check the units"),
+])
+def test_slips_are_named(call, words):
+    with pytest.raises(ParameterError, match=words):
+        call()
+
+
+def test_an_empty_name_in_a_file_is_the_file_s(tmp_path):
+    (tmp_path / "mine.yaml").write_text("name:\nmaker_bps: 1\n")
+    assert read_fees(tmp_path / "mine.yaml").name == "mine" and read_fees({"name": 3}).name == "3"

@@ -25,6 +25,13 @@ def test_hac_slope(n, rho):
     measure(f"OFI impact slope (HAC), {n} buckets, autocorrelation {rho}", one, n=1000)
 
 
+def test_strong_autocorrelation_in_a_short_day_is_the_limit():
+    "Page 21 says that the interval falls to about 91 % here."
+    rng = np.random.default_rng(20240501)
+    ends = [ofi_regression(flow(rng, 180, 0.5)).conf_int().loc["beta"] for _ in range(1500)]
+    assert abs(np.mean([low <= 0.5 <= high for low, high in ends]) - 0.91) < 0.03  # four standard errors of 0.0074
+
+
 def test_slope_of_the_stylised_book():
     def one(rng):
         return (*ofi_regression(ofi_buckets(stylised_book(5, n=24_000, tick=0.01, rng=rng), every_s=10)).conf_int().loc["beta"], 0.001)

@@ -230,3 +230,70 @@ def test_apple_morning_to_afternoon():
 
 def test_features_are_the_documented_ones(lives):
     assert set(FEATURES) <= set(lives.columns)
+
+
+def test_an_order_is_known_by_its_plan_and_not_by_its_fate():
+    "Lives cut at random: to keep the fills of short lives and drop their failures overstates the share."
+    rng = np.random.default_rng(8)
+    whole = simulate_orders(20_000, log_rates=(-3.5,), beta={"imbalance": 0.0}, ages_s=(0.0,), rng=rng)
+    cut = rng.uniform(2, 60, len(whole))
+    short = whole.assign(filled=whole["filled"] & (whole["duration_s"] <= cut), duration_s=np.minimum(whole["duration_s"], cut), life_s=cut)
+    truth = -math.expm1(-30 * math.exp(-3.5))
+    known, hit = within(short, horizon_s=30.0)
+    error = math.sqrt(truth * (1 - truth) / known.sum())
+    assert abs(hit[known].mean() - truth) < 4 * error
+    by_fate = hit | ((short["filled"] & (short["duration_s"] <= 30)) | (short["duration_s"] >= 30)).to_numpy()
+    assert (short["filled"] & (short["duration_s"] <= 30)).to_numpy()[by_fate].mean() > truth + 10 * error, "the wrong answer is far away"
+    logit = LogisticFill(short, 30.0, features=("imbalance",)).fit()
+    assert abs(logit.predict(short).mean() - truth) < 4 * error
+
+
+def test_edges_are_judged_by_plan(sample, lives):
+    "An order whose life and later mid don't fit into the session is left out whether or not it was filled."
+    quotes, _ = sample
+    table = edge_given_fill(lives, quotes=quotes, after_s=10.0)
+    last = quotes["time"].iloc[-1]
+    fits = lives["time"] + pd.to_timedelta(lives["life_s"], unit="s") + pd.Timedelta(10, "s") <= last
+    assert table["orders"].sum() == fits.sum() < len(lives)
+    assert table["share_filled"].to_numpy() == pytest.approx(lives[fits].groupby("distance_ticks")["filled"].mean().to_numpy())
+    with pytest.raises(DataError, match="not a column"):
+        edge_given_fill(lives, quotes=quotes, by="no such")
+
+
+def test_cluster_mean_and_the_ratio_of_page_61():
+    "Equal sizes and blocks that are no neighbours: the standard error of attribution is ours."
+    from scipy import stats
+
+    from makerlab.scoring.attribution import _cluster_se
+
+    rng = np.random.default_rng(9)
+    group = np.sort(rng.integers(0, 40, 500))
+    v = rng.standard_normal(500) + rng.standard_normal(40)[group]
+    mean, lo, hi = cluster_mean(v, group)
+    se, g = _cluster_se(v, np.ones(500), 2 * group)
+    assert mean == pytest.approx(v.mean()) and (hi - lo) / 2 == pytest.approx(stats.t.ppf(0.975, g - 1) * se)
+    with pytest.raises(ParameterError, match="one group a row"):
+        cluster_mean(v, group[:-1])
+
+
+def test_refusals_of_tables_that_cannot_be_right(sample, lives):
+    quotes, trades = sample
+    for bad, word in ((lives.iloc[:0], "empty"), (lives.assign(filled=False), "whole planned life"), (lives.assign(duration_s=math.nan), "row 0"),
+                      (lives.assign(duration_s=lives["life_s"] + 1), "at most that")):
+        with pytest.raises(DataError, match=word):
+            FillHazard(bad).fit()
+    with pytest.raises(DataError, match="block"):
+        FillHazard(lives, block_s=1e6).fit()
+    with pytest.raises(DataError, match="fewer ages_s"):
+        FillHazard(lives, ages_s=(0.0, 1e-6, 1.0)).fit()
+    for distances in ((), (0.5,)):
+        with pytest.raises(ParameterError, match="distances"):
+            place_orders(quotes, tick=TICK, distances=distances)
+    with pytest.raises(DataError, match="price"):
+        follow_orders(lives.drop(columns="price"), trades=trades, quotes=quotes)
+    with pytest.raises(ParameterError, match="probs is empty"):
+        compare({}, np.ones(1), groups=np.ones(1))
+    with pytest.raises(ParameterError, match="one probability an order"):
+        losses([0.5, 0.5], [1.0])
+    with pytest.raises(ParameterError, match="row 1"):
+        calibration_curve([0.1, math.nan, 0.3], [0, 1, 1], groups=np.arange(3), bins=2)

@@ -379,3 +379,17 @@ def test_a_coarser_clock_gives_another_ratio():
         n[pieces] = fit.branching_ratio
         assert 1 / fit.params["beta"] == pytest.approx(.31, abs=.03)
     assert [n[1], n[78]] == pytest.approx([.72, .67], abs=.008)
+
+
+def test_slips_are_named():
+    "Unsorted times to look at used to give a wrong intensity without a word."
+    t, p = [0.3, 0.9, 1.0], dict(mu=0.5, alpha=0.8, beta=2.0)
+    for call, error, words in ((lambda: hawkes_intensity(t, **p, at=[3.0, 1.0]), DataError, "at: time goes back"),
+                               (lambda: hawkes_intensity(t, **p, at=[math.nan]), DataError, "at: event times"),
+                               (lambda: H.untie([1.0, math.nan], how="merge"), DataError, "finite"),
+                               (lambda: hawkes_loglik(t, T=2, mu=1.0, alpha="a", beta=1.0), ParameterError, "alpha = 'a'"),
+                               (lambda: hawkes_loglik(["a"], T=2, **p), DataError, "event_seconds"),
+                               (lambda: HawkesModel(t, T=2, baseline=math.nan).fit(), ParameterError, "baseline = nan"),
+                               (lambda: HawkesModel(t, T=2).fit().residuals("buy"), ParameterError, "kind = 'buy'")):
+        with pytest.raises(error, match=words):
+            call()

@@ -204,3 +204,31 @@ def test_mertens_error_is_the_error_of_psi():
 def test_meaningless_requests_are_refused(call, error, words):
     with pytest.raises(error, match=words):
         call(np.random.default_rng(0))
+
+
+def test_two_columns_are_not_one_sum():
+    "The mean of a table of two columns was taken over both, its width from the first."
+    two, g = np.random.default_rng(0).normal(size=(60, 2)), np.random.default_rng
+    for call in (lambda: block_bootstrap(two, "mean", rng=g(1)), lambda: block_bootstrap(two, "total", rng=g(1)), lambda: pnl_interval(two, rng=g(1))):
+        with pytest.raises(ParameterError, match="one column|2 columns"):
+            call()
+    assert block_bootstrap(two[:, :1], "mean", rng=g(1)) == block_bootstrap(two[:, 0], "mean", rng=g(1))
+    with pytest.raises(ParameterError, match="2 numbers"):
+        block_bootstrap(two, lambda v: v.mean(axis=0), rng=g(1))
+
+
+@pytest.mark.parametrize("how, words", [
+    (dict(n=math.nan), "n = nan .resamples."), (dict(n="many"), "n = 'many'"), (dict(n=math.inf), "n = inf"), (dict(level="95"), "level = '95'"), (dict(level=math.nan), "level"),
+])
+def test_arguments_that_are_no_numbers_are_named(how, words):
+    with pytest.raises(ParameterError, match=words):
+        block_bootstrap(np.arange(9.0), rng=np.random.default_rng(0), **how)
+
+
+def test_messages_name_the_argument_of_the_caller():
+    with pytest.raises(DataError, match="^pnl: 1 row"):
+        pnl_interval([1.0, math.nan, 2.0], rng=np.random.default_rng(0))
+    with pytest.raises(DataError, match="^b: 1 row"):
+        paired_difference(pd.Series([1.0, 2.0]), pd.Series([1.0, math.nan]), rng=np.random.default_rng(0))
+    with pytest.raises(ParameterError, match="variants = inf"):
+        pnl_interval([1.0, 2.0], variants=math.inf, rng=np.random.default_rng(0))

@@ -404,3 +404,18 @@ def test_levels_of_intervals_are_checked():
             call()
     with pytest.raises(ParameterError, match="n = 10.5"):
         bootstrap(f, n=10.5, rng=np.random.default_rng(0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(1e-3, 1e3), st.floats(0.05, 80.0), st.floats(0.01, 2.0), st.floats(0.0, 3.0))
+def test_decay_is_the_slope_of_the_log_rate(A, k, delta0, delta):
+    "Exact, against a central difference; page 31b's Hamiltonian takes it as it is."
+    from makerlab.models.hamiltonian import decay
+
+    h = 1e-4 * (delta + delta0)
+    for law in (ExponentialIntensity(A, k), PowerIntensity(A, k, delta0)):
+        slope = (math.log(law.rate(delta - h)) - math.log(law.rate(delta + h))) / (2 * h) if law.rate(delta + h) > 1e-300 else law.decay(delta)
+        assert law.decay(delta) == pytest.approx(slope, rel=1e-5) == float(decay(law, delta))
+        many = np.array([[delta, delta + 1.0], [delta + 2.0, delta + 3.0]])
+        assert law.decay(many).shape == (2, 2) and law.decay(many)[1, 0] == pytest.approx(law.decay(delta + 2.0))
+    assert np.isscalar(PowerIntensity(A, k, delta0).decay(delta)) and PowerIntensity(A, k, 0.0).decay(0.0) == math.inf

@@ -267,10 +267,34 @@ def test_skill_is_its_definition_and_its_bootstrap_is_arch():
     (lambda q: mp.price_skill(q, {"p": mp.mid(q)[:5]}, horizons_s=[1], every_s=1, rng=np.random.default_rng(1)), DataError, "one for each quote"),
     (lambda q: mp.price_skill(q, {"p": mp.mid(q)}, horizons_s=[100], every_s=1, rng=np.random.default_rng(1)), DataError, "20 at least"),
     (lambda q: mp.spread_buckets(np.array([math.nan]), n_spread=2), DataError, "spread"),
+    (lambda q: mp.spread_buckets(np.array([1.0]), n_spread=0), ParameterError, "n_spread = 0"),
+    (lambda q: mp.transitions(np.array([0, 0]), np.array([0.0]), n_imb=0), ParameterError, "n_imb = 0"),
+    (lambda q: mp.embedded_chain(np.full((1, 1), math.nan), np.ones((1, 1))), DataError, "finite"),
+    (lambda q: mp.embedded_chain(np.ones((2, 1)), np.ones((2, 1))), DataError, "square"),
+    (lambda q: mp.microprice_adjustment(np.eye(2) / 2, np.full((2, 2), 0.25), np.ones(3), np.eye(2) / 2), DataError, "3 moves in K"),
+    (lambda q: mp.microprice_adjustment(np.eye(1) / 2, np.array([[0.25, 0.25]]), np.array([-1, 1]), np.eye(1) / 2, terms=1.5), ParameterError, "terms = 1.5"),
+    (lambda q: mp.microprice_states(q, n_imb=3, edges=np.array([1]), tick=0), ParameterError, "tick"),
+    (lambda q: mp.simulate_chain(np.eye(2) / 2, np.full((2, 2), 0.25), np.array([-1, 1]), np.eye(2) / 2, n=3, rng=np.random.default_rng(1), start=2), ParameterError, "start = 2"),
+    (lambda q: mp.MicropriceModel(q.head(1)).fit(), DataError, "1 row"),
+    (lambda q: mp.MicropriceModel(q.head(0)).fit(), DataError, "0 row"),
+    (lambda q: mp.MicropriceModel(q.assign(bid_size=-1.0)).fit(), DataError, "below 0"),
+    (lambda q: mp.MicropriceModel(q.assign(bid=math.nan)).fit(), DataError, "spread"),
+    (lambda q: mp.MicropriceModel(q[::-1]).fit(), DataError, "unsorted"),
+    (lambda q: mp.MicropriceModel(q, n_imbalance=4.5).fit(), ParameterError, "n_imbalance = 4.5"),
+    (lambda q: mp.MicropriceModel(q).fit(rng=3), ParameterError, "default_rng"),
+    (lambda q: mp.price_skill(q, {"p": mp.mid(q)}, horizons_s=[1], every_s=1, rng=np.random.default_rng(1), level=95), ParameterError, "level = 95"),
+    (lambda q: mp.price_skill(q, {"p": mp.mid(q)}, horizons_s=[1], every_s=1, rng=np.random.default_rng(1), n_boot=0), ParameterError, "n_boot = 0"),
 ])
 def test_bad_input_is_refused_in_words(call, error, says):
     with pytest.raises(error, match=says):
         call(tape(2, 100))
+
+
+def test_a_locked_market_and_one_hole_are_fitted_and_whole_numbers_may_be_floats():
+    q = tape(2, 3000)
+    assert mp.MicropriceModel(q.assign(ask=q.bid), n_imbalance=3.0, tick=0.01).fit().G.shape == (1, 3)
+    hole = q.assign(bid=q.bid.where(q.index != 50))
+    assert mp.MicropriceModel(hole, n_imbalance=3, tick=0.01).fit().nobs == len(q) - 3  # the steps into and out of it
 
 
 # ---- real files

@@ -64,6 +64,16 @@ def test_flow_that_never_varies_has_no_weights():
     assert got.integrated.isna().all()
 
 
+@pytest.mark.parametrize("scale, shift", [(1.0, 0.0), (1e6, 3e7)])
+def test_a_window_without_movement_has_no_weights_whatever_came_before(scale, shift):
+    "Differences of running sums leave rounding, which is no direction."
+    x = levels(1, 300, 3) * scale + shift
+    x[100:200] = x[100]
+    got = o.rolling_integrated_ofi(x, window=60)
+    assert got.isna().all(axis=1).to_numpy()[160:201].all() and got[205:].notna().all(axis=None) and got[60:101].notna().all(axis=None)
+    assert (got.explained.dropna() <= 1 + 1e-9).all()
+
+
 # ---- impact
 @few
 @given(seeds, st.integers(30, 300), st.integers(1, 4))
@@ -89,13 +99,29 @@ def test_critical_values_are_those_of_the_table():
         assert o._critical(alpha, 0, 10**9) == pytest.approx(a[0], abs=2e-4)
 
 
+def levels_frame() -> pd.DataFrame:
+    return pd.DataFrame(levels(1, 50, 2), columns=["a", "b"]).assign(dmid=lambda t: t.a + 0.1 * t.b)
+
+
 def test_bad_regressions_are_refused():
     X = pd.DataFrame(levels(1, 50, 2), columns=["a", "b"]).assign(dmid=1.0, c=0.0, d=lambda t: 2 * t.a)
     for x in ("c", ["a", "d"], ["a", "c"]):
         with pytest.raises(DataError, match="usable bucket"):
             o.ofi_regression(X, x=x)
-    with pytest.raises(DataError, match="finite"):
-        o.rolling_integrated_ofi([[1.0, math.nan]])
+    with pytest.raises(DataError, match="finite in row 1"):
+        o.rolling_integrated_ofi([[1.0, 2.0], [1.0, math.nan]])
+    with pytest.raises(DataError, match="row a bucket"):
+        o.rolling_integrated_ofi([1.0, 2.0])
+    for x in ("nope", ["a", "nope"], []):
+        with pytest.raises(DataError, match="missing column"):
+            o.ofi_regression(X, x=x)
+    with pytest.raises(DataError, match="missing column a"):
+        o.ofi_regression(levels_frame(), x="a").predict(X.drop(columns="a"))
+    for depth, n in ((0, 5), (2.5, 5), (2, 0)):
+        with pytest.raises(ParameterError, match="whole numbers >= 1"):
+            o.stylised_book(depth, n=n, tick=0.01, rng=np.random.default_rng(1))
+    with pytest.raises(DataError, match="missing column depth"):
+        pi.depth_law(pd.DataFrame({"beta": [1.0, 2.0, 3.0, 4.0]}))
     with pytest.raises(ParameterError, match="burn_in"):
         o.rolling_integrated_ofi(levels(1, 90, 2), window=5)
 

@@ -276,7 +276,7 @@ def test_a_sweep_runs_the_main_job_for_each_variant(market):
     found = sweep_market(market, {"strategy": ["as", "glft"], "every_s": ["1", "2.0"], "fills": ["trades", "poisson"]}, splits=3)
     assert len(found.results.trials) == 8 and found.days == ("2026-03-02",) and "made data" in " ".join(found.about)
     for name, row in found.results.table.iterrows():
-        alone = run_backtest(market, Config(strategy=row["strategy"], every_s=row["every_s"], fills=row["fills"])).results
+        alone = run_backtest(market, Config(strategy=row["strategy"], every_s=row["every_s"], fills=row["fill_rule"])).results
         assert row["total"] == pytest.approx(alone.attribution.total, abs=1e-9), name
     assert found.sentence().startswith("Best of 8 variants tried") and "raw" in found.sentence() and "deflated" in found.sentence()
     assert f"{found.ahead.interval.lo:,.4g}" in found.ahead_sentence() and sweep_market(market, {"skew": [1.0]}, splits=0).ahead is None

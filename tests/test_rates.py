@@ -138,6 +138,29 @@ def test_refusals(tape, data):
         rate_data(tape.trades, tape.quotes, tick=0.01, every_s=-1.0)
 
 
+def test_tables_of_slots_that_cannot_be_right(tape, data):
+    n, e, delta, at = np.full((40, 3), 5.0), np.full((40, 3), 300.0), np.array([0.01, 0.02, 0.03]), 300.0 * np.arange(40)
+    call = lambda n=n, e=e, delta=delta, at=at, **k: staleness_counts(n, e, delta=delta, start_s=at, every_s=300.0, **{"ages_s": (300.0,), **k})
+    assert call().table["loss"].iloc[0] == pytest.approx(0.0, abs=1e-9)  # the same counts for ever
+    for bad, word in ((dict(n=np.where(np.arange(120).reshape(40, 3) == 30, np.nan, n)), "finite"), (dict(at=at[::-1]), "sort the slots"),
+                      (dict(delta=delta[::-1]), "increasing"), (dict(n=n[:, :1], e=e[:, :1], delta=delta[:1]), "at least two"), (dict(e=e[:20]), "one row")):
+        with pytest.raises(DataError, match=word):
+            call(**bad)
+    for bad in (dict(ages_s=()), dict(ages_s=(100.0,)), dict(train_s=0.0)):
+        with pytest.raises(ParameterError, match="ages_s"):
+            call(**bad)
+    with pytest.raises(ParameterError, match="contains the last"):
+        compare_rates(data, {"a": "side", "b": "delta + hour + I(hour**2)"})
+    with pytest.raises(ParameterError, match="cannot be built"):
+        RateModel(data, formula="not a formula").fit()
+    with pytest.raises(ParameterError, match="tz"):
+        rate_data(tape.trades, tape.quotes, tick=0.01, tz="Mars")
+    with pytest.raises(ParameterError, match="df"):
+        cosine_se(np.ones(5), 0)
+    with pytest.raises(ParameterError, match="n = 1"):
+        RateModel(data, formula="constant").fit().bootstrap(n=1, rng=np.random.default_rng(1))
+
+
 @pytest.mark.realdata
 def test_a_lobster_day():
     "AAPL 2012-06-21: the numbers told in nbs/40c."
@@ -154,3 +177,8 @@ def test_a_lobster_day():
     s = staleness(d, train_s=900.0, ages_s=(300.0, 600.0, 1800.0)).table
     assert s[["loss", "lo", "hi"]].to_numpy()[:2].ravel() == pytest.approx([0.0451, 0.0226, 0.0901, 0.0748, 0.0358, 0.1561], abs=2e-4)
     assert math.isnan(s["lo"].iloc[2]) and s["loss"].iloc[2] == pytest.approx(0.1604, abs=2e-4)
+    assert (s["level"] / s["loss"]).to_numpy() == pytest.approx(0.784, abs=5e-3)
+    day = load_lobster(real("lobster_samples/LOBSTER_SampleFile_AMZN_2012-06-21_1.zip"))
+    d = rate_data(day.trades(hidden=False), day.quotes(), tick=0.01, max_ticks=30)
+    r = RateModel(d, formula="side, hour, volatility").fit().residuals()
+    assert [r.ks, r.summary().loc["spread", "value"]] == pytest.approx([0.4952, 2.5736], abs=1e-3)

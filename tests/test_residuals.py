@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.diagnostic import acorr_ljungbox, lilliefors
 
-from makerlab.calibration.residuals import ks_critical, piecewise_increments, time_rescaling
+from makerlab.calibration.residuals import ks_critical, ks_distance, piecewise_increments, time_rescaling
 from makerlab.core import DataError, ParameterError
 
 
@@ -41,6 +41,12 @@ def test_stephens_points():
         n = 10_000
         assert ks_critical(n, level=level, fitted_scale=True) * math.sqrt(n) == pytest.approx(point, rel=0.005)
     assert ks_critical(500) == pytest.approx(stats.kstwo.ppf(0.95, 500))
+
+
+def test_p_values_of_a_fitted_scale_are_uniform():
+    d = np.random.default_rng(7).exponential(size=(2000, 200))
+    p = np.array([time_rescaling(x / x.mean(), fitted_scale=True).ks_pvalue for x in d])
+    assert stats.kstest(p, "uniform").pvalue > 1e-3 and np.all(np.diff(p[np.argsort([ks_distance(-np.expm1(-x / x.mean())) for x in d])]) <= 1e-12)
 
 
 def test_qq_bands():
@@ -84,5 +90,14 @@ def test_refusals():
         time_rescaling([1.0] * 30, lags=0)
     with pytest.raises(ParameterError, match="knots"):
         piecewise_increments(np.array([1.0]), knots=np.array([0.0, 2.0]), rates=np.array([1.0, 2.0]))
+    for times in ([1.5, 1.0], [1.0, math.nan], [math.nan], [3.0]):
+        with pytest.raises(DataError, match="sorted"):
+            piecewise_increments(np.array(times), knots=np.array([0.0, 2.0]), rates=np.array([1.0]))
+    for u in ([], [0.5, math.nan], [1.5]):
+        with pytest.raises(DataError, match="uniforms"):
+            ks_distance(np.array(u))
+    with pytest.raises(ParameterError, match="n = 0"):
+        ks_critical(0)
+    assert math.isnan(time_rescaling(np.zeros(30)).summary().loc["lag-1 correlation", "value"])
     with pytest.raises(DataError, match="sorted"):
         piecewise_increments(np.array([1.5, 1.0]), knots=np.array([0.0, 2.0]), rates=np.array([1.0]))

@@ -223,3 +223,44 @@ def test_a_record_refuses_what_would_hide_a_trial():
         r.add("short", x[:9, 0])
     with pytest.raises(DataError, match="same periods"):
         r.add("shifted", pd.Series(x[:, 0], index=np.arange(1, 161)))
+
+
+def test_the_paper_formula_never_inflates():
+    "Near one trial the extreme-value formula is negative: the benchmark must rise from 0 with the trials."
+    n = np.array([1, 1.0001, 1.05, 1.3, 1.7, 1.999])
+    got = np.array([expected_max_sharpe(k) for k in n])
+    assert got[0] == 0 and (np.diff(got) > 0).all() and (np.array([expected_max_sharpe(k) for k in (2, 3, 10, 1e9, 1e18)]) > 0.5).all()
+    assert math.isfinite(expected_max_sharpe(1e18))
+
+
+@pytest.mark.parametrize("n", [3, 4, 5])
+def test_worthless_pbo_by_number_of_variants(n):
+    "One half for an even number, (N + 1) / 2N for an odd one; 200 records, four standard errors and the pull of mirrored halves."
+    rng = np.random.default_rng(n)
+    got = np.array([pbo(rng.normal(size=(80, n)), n_blocks=8).pbo for _ in range(200)])
+    assert abs(got.mean() - (n + n % 2) / (2 * n)) < 4 * got.std(ddof=1) / 200**0.5 + 0.03
+
+
+@pytest.mark.parametrize("how, words", [
+    (dict(max_train=0), "max_train = 0"), (dict(max_train=-3), "max_train = -3"), (dict(test_size=0), "test_size = 0"), (dict(n_splits=2.5), "n_splits = 2.5"),
+    (dict(purge=math.nan), "purge = nan"), (dict(purge=0.5), "purge = 0.5"),
+])
+def test_a_splitter_refuses_what_it_cannot_mean(how, words):
+    "max_train = 0 used to keep every row, -3 to drop the first three."
+    with pytest.raises(ParameterError, match=words):
+        PurgedWalkForward(**how)
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda x: reality_check(x, rng=np.random.default_rng(0), block=31), ParameterError, "at most half of the 60"),
+    (lambda x: reality_check(x, rng=np.random.default_rng(0), n=0), ParameterError, "n = 0 .resamples."),
+    (lambda x: reality_check(x, rng=np.random.default_rng(0), benchmark=np.ones(7)), DataError, "benchmark has shape"),
+    (lambda x: pbo(x, n_blocks=math.nan), ParameterError, "n_blocks = nan"),
+    (lambda x: deflated_sharpe(x[:, 0], n_trials=3, se=0.1), ParameterError, "leave it out"),
+    (lambda x: deflated_sharpe(0.1, n_trials=3, se=math.inf), ParameterError, "se = inf"),
+    (lambda x: Trials().add("a", x), DataError, "pnl of 'a' has 3 columns"),
+    (lambda x: Trials(unrecorded=-1), ParameterError, "unrecorded = -1"),
+])
+def test_no_p_value_out_of_nothing(call, error, words):
+    with pytest.raises(error, match=words):
+        call(np.random.default_rng(5).normal(size=(60, 3)))

@@ -1,4 +1,5 @@
 "Signals: twins over random inputs, arch and scipy as oracles, symmetries, no look-ahead, honesty over horizons, and real files."
+import dataclasses
 import math
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_bootstrap_t_is_archs_studentized_bootstrap():
     x, m = plant(5)
     p = s._pair(x, m, [5, 20], 0.0, None, GAP)
     S = s._sums(p.x, p.y, p.block, p.blocks)
-    ours = s._boot(S, s._correlation, s._draw(p.blocks, 400, np.random.default_rng(8)), 0.0)
+    ours = s._boot(S, s._correlation, s._draw(p.blocks, 400, np.random.default_rng(8), 0.05), 0.0)
     theirs = IIDBootstrap(S, seed=np.random.default_rng(8)).conf_int(
         lambda sums: s._correlation(sums)[0], 400, method="studentized", size=0.95, std_err_func=lambda params, sums: s._se(s._correlation(sums)[1]))
     ends = np.quantile(ours.t, [0.975, 0.025], axis=0)
@@ -188,12 +189,29 @@ def test_a_half_life_beyond_the_data_is_said_to_be_infinite_or_zero():
     ({"signal": pd.DataFrame({"a": [1.0]})}, DataError, "named time"),
     ({"mid": pd.DataFrame({"time": stamps([0.0]), "a": [1.0], "b": [2.0]})}, DataError, "value columns"),
     ({"method": "kendall"}, ParameterError, "method"),
+    ({"signal": np.zeros(200)}, DataError, "signal .ndarray."),
+    ({"mid": plant(1)[1] * 0 + 25}, DataError, "nothing to predict"),
+    ({"alpha": 1.5}, ParameterError, "alpha = 1.5"),
+    ({"reps": 0}, ParameterError, "reps = 0 must be a whole number >= 19"),
+    ({"rng": None}, ParameterError, "rng = None"),
 ])
 def test_bad_input_is_refused_in_words(change, error, says):
     x, m = plant(1)
     kw = {"signal": x, "mid": m, "horizons_s": [1, 5], "rng": np.random.default_rng(1)} | change
     with pytest.raises(error, match=says):
         s.information_coefficient(kw.pop("signal"), kw.pop("mid"), **kw)
+
+
+def test_evaluate_checks_share_and_turns_and_speaks_when_no_slice_stands_out():
+    x, m = plant(1)
+    kw = {"horizons_s": [1, 5], "rng": np.random.default_rng(1), "reps": 99}
+    for change, says in (({"share": 0.0}, "share = 0.0"), ({"turns": 0}, "turns of the signal: 0"), ({"turns": 1}, ">= 19")):
+        with pytest.raises(ParameterError, match=says):
+            s.evaluate(x, m, **kw, **change)
+    r = s.evaluate(x, m, **kw)
+    assert r.predicts and "adds until" in r.verdict
+    none = dataclasses.replace(r, decay=dataclasses.replace(r.decay, until_s=0.0))
+    assert "no slice stands out alone" in none.verdict
 
 
 def test_holes_and_unsorted_clocks_are_refused():
@@ -214,4 +232,6 @@ def test_real_imbalance_and_flow_predict_for_seconds(symbol, ic_1s, until, half_
     queue, flow = (s.evaluate(table[c].dropna(), quotes, horizons_s=[1, 2, 5, 10, 20, 30, 60], rng=np.random.default_rng(1)) for c in ("imbalance", "ofi_norm"))
     assert queue.predicts and flow.predicts and queue.ic.ic[0] == pytest.approx(ic_1s, abs=0.001)
     assert (queue.decay.until_s, flow.decay.until_s) == until and (queue.ic.p_all[3:] > 0.05).all() and (flow.ic.p_all[4:] > 0.05).all()
+    assert queue.decay.table.slope.max() == pytest.approx({"AAPL": 0.0023, "AMZN": 0.0018}[symbol], abs=6e-5)
+    assert (queue.decay.half_life_s, *queue.decay.half_life_interval) == pytest.approx({"AAPL": (0.7, 0, 1.7), "AMZN": (1.1, 0.6, 2.3)}[symbol], abs=0.06)
     assert table.spread.median() / 2 == pytest.approx(half_spread, abs=0.01) and queue.decay.table.slope.max() < 0.1 * half_spread

@@ -76,6 +76,9 @@ def test_names_are_checked(base):
         sweep(runner(base), [{"k": 100.0}, {"k": 100.0}])
     with pytest.raises(DataError, match="none of 1"):
         sweep(runner(base), [{"k": 0.0}])
+    for lone in ("as", 5.0):
+        with pytest.raises(ParameterError, match="give a list"):
+            grid(k=lone)
     with pytest.raises(ParameterError, match="no value"):
         grid(k=[])
 

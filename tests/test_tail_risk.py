@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -215,3 +216,46 @@ def test_the_table_sees_clusters_and_wrong_counts():
 def test_meaningless_requests_are_refused(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_ends_beyond_the_sample_are_the_sample_s():
+    "Twenty losses say of a 99.9 % VaR: at least the worst of them, with no upper end; the interval used to be [inf, inf]."
+    x = np.random.default_rng(3).normal(size=20)
+    for dependent in (False, True):
+        r = var_interval(x, level=0.999, dependent=dependent)
+        assert r.lo == -x.min() and r.hi == math.inf
+    low = var_interval(x, level=0.001)
+    assert low.lo == -math.inf and low.hi == -x.max()
+    r = historical_var_cvar(x, level=1 - 1e-13)
+    assert r.var == r.cvar == -x.min()
+
+
+def test_the_width_of_clustered_cvar_follows_its_confidence():
+    "Student's factor was that of 95 % whatever was asked."
+    from makerlab.scoring.metrics import long_run_se
+
+    x = np.random.default_rng(4).standard_t(5, size=400)
+    cut = {d: cvar_interval(x, level=0.9, confidence=0.5, dependent=d, rng=np.random.default_rng(1)) for d in (False, True)}
+    var = historical_var_cvar(x, level=0.9).var
+    excess = np.maximum(-x - var, 0) * 10
+    se, df = long_run_se(excess)
+    want = se / (excess.std() / 20) * stats.t.ppf(0.75, df) / stats.norm.ppf(0.75)
+    assert (cut[True].hi - cut[True].lo) / (cut[False].hi - cut[False].lo) == pytest.approx(want, rel=1e-9)
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda x: var_hits(x, x[1:]), DataError, "one forecast for each period"),
+    (lambda x: var_hits(pd.Series(x), pd.Series(x, index=np.arange(1, 31))), DataError, "index differs"),
+    (lambda x: var_hits(x, math.nan), ParameterError, "var = nan"),
+    (lambda x: var_interval(x, level=0.9, confidence=95), ParameterError, "confidence = 95"),
+    (lambda x: cvar_interval(x, level=0.5, n=0, rng=np.random.default_rng(0)), ParameterError, "n = 0 .resamples."),
+    (lambda x: christoffersen(x > 0, level=0.9, n=0, rng=np.random.default_rng(0)), ParameterError, "n = 0 .simulations."),
+])
+def test_slips_are_named(call, error, words):
+    with pytest.raises(error, match=words):
+        call(np.random.default_rng(0).normal(size=30))
+
+
+def test_a_flat_profit_has_no_cornish_fisher_tail():
+    r = cornish_fisher_var(np.full(9, 0.1), level=0.99, match=True)
+    assert r.var == pytest.approx(-0.1) and r.cvar == pytest.approx(-0.1)

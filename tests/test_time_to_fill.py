@@ -5,10 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import real
+from scipy.stats import kstest
 from statsmodels.duration.survfunc import SurvfuncRight
 
 from makerlab.calibration.intensity import IntensityModel
-from makerlab.calibration.time_to_fill import FillTimeModel, age_test, block_draws, block_fit, place_quotes, survival_curve
+from makerlab.calibration.time_to_fill import FillTimeModel, age_test, block_draws, block_fit, place_quotes, plot_survival, survival_curve
 from makerlab.core import DataError, ParameterError, to_ns
 from makerlab.data.synth import make_tape
 
@@ -152,6 +153,54 @@ def test_refusals(tape):
             call()
     with pytest.raises(DataError, match="one verdict each"):
         survival_curve(np.array([1.0, np.nan]), np.array([True, False]))
+
+
+class Counted:
+    "Sums by block of two equal sides, without a tape."
+
+    rows, delta, lifetime_s, kind = range(0), DEPTHS, 10.0, "pegged"
+
+    def __init__(self, rng):
+        mean = 60 * 0.5 * -np.diff(np.append(np.exp(-60 * DEPTHS), 0.0))
+        self.counts = {s: rng.poisson(mean, (60, 8))[:, ::-1].cumsum(axis=1)[:, ::-1].astype(float) for s in (1, -1)}
+
+    def sums(self, side):
+        return self.counts[side], np.full((60, 8), 60.0)
+
+
+def test_equal_sides_are_found_equal():
+    "Size of the test of equal sides: 60 blocks of nested counts, 1,000 times."
+    rng = np.random.default_rng(20)
+    p = np.array([FillTimeModel(Counted(rng), per_side=True).fit().side_test()["p"] for _ in range(1000)])
+    assert abs((p < 0.05).mean() - 0.05) < 4 * math.sqrt(0.05 * 0.95 / 1000) and kstest(p, "uniform").pvalue > 1e-3
+
+
+def test_nothing_stands_and_nothing_fills(tape):
+    t, q = tape.trades, tape.quotes
+    with pytest.raises(DataError, match="no quote could stand"):
+        place_quotes(t, q, depths=[0.0001, 0.0002])
+    far = place_quotes(t, q, depths=[2.0, 3.0], block_s=120.0)
+    both, apart = FillTimeModel(far).fit(), FillTimeModel(far, per_side=True).fit()
+    assert both.status == ("no_counts",) and both.params["A"] == 0 and both.bse.isna().all() and both.conf_int().isna().all().all()
+    for call, word in ((apart.side_test, "status"), (lambda: both.bootstrap(n=5, rng=np.random.default_rng(1)), "no estimate"), (lambda: age_test(both), "status"),
+                       (lambda: apart.bootstrap(n=5, rng=np.random.default_rng(1)), "per_side")):
+        with pytest.raises(ParameterError, match=word):
+            call()
+    with pytest.raises(DataError, match=r"1 block\(s\)"):
+        block_fit(np.array([[3.0, 1.0]]), np.array([[9.0, 9.0]]), delta=np.array([1.0, 2.0]))
+    with pytest.raises(ParameterError, match="never watched"):
+        block_draws(np.ones((9, 2)), np.array([[1.0, 0.0]] * 9), delta=np.array([1.0, 2.0]), n=3, rng=np.random.default_rng(1))
+    idle = survival_curve(np.repeat([1.0, 2.0, 3.0], 20), np.zeros(60, dtype=bool))
+    assert (idle["survival"] == 1).all() and idle["lo"].isna().all()
+    with pytest.raises(DataError, match="one entry for each"):
+        survival_curve(np.ones(5), np.ones(5, dtype=bool), blocks=np.arange(3))
+
+
+def test_plot_survival_draws_two_lines_a_depth(tape):
+    r = FillTimeModel(place_quotes(tape.trades, tape.quotes, depths=DEPTHS, tick=0.01, block_s=120.0)).fit()
+    assert len(plot_survival(r, depths=[0.01, 0.02]).lines) == 4
+    with pytest.raises(ParameterError, match="alpha"):
+        age_test(r, alpha=2.0)
 
 
 @pytest.mark.realdata

@@ -120,7 +120,15 @@ def test_a_variance_that_comes_out_negative_is_zero_with_an_upper_end():
     (lambda p: rv.two_scale(p.reset_index(drop=True)), DataError, "time"),
     (lambda p: rv.flat_top_weights("other", scale=9), ParameterError, "method"),
     (lambda p: rv.two_scale(p).conf_int(2), ParameterError, "alpha"),
+    (lambda p: rv.two_scale(p, dependence=math.nan), ParameterError, "dependence = nan"),
+    (lambda p: rv.two_scale(p, scale=math.nan), ParameterError, "scale = nan"),
+    (lambda p: rv.two_scale(p, scale=10.7), ParameterError, "scale = 10.7"),
+    (lambda p: rv.flat_top_weights("two_scale", scale=9, dependence=1.5), ParameterError, "dependence = 1.5"),
+    (lambda p: rv.two_scale(p.set_axis(p.index[[0] * len(p)])), DataError, "span 0 s"),
+    (lambda p: rv.two_scale(p[::-1]), DataError, "unsorted"),
+    (lambda p: rv.two_scale(p * 0 + 25), DataError, "a price that moves"),
     (lambda p: v.diurnal_profile(p), DataError, "at least 3"),
+    (lambda p: v.diurnal_profile(p, tz="Mars"), ParameterError, "tz = 'Mars'"),
     (lambda p: v.diurnal_profile(p, bin_s=60, every_s=30), ParameterError, "bin_s"),
 ])
 def test_bad_input_is_refused_in_words(call, error, says):
@@ -147,6 +155,21 @@ def test_profile_follows_the_local_clock():
     assert f.factor(pd.DatetimeIndex(["2026-03-31 03:00Z"])).isna().all()
 
 
+@pytest.mark.parametrize("pause", ["90min", "5h"])  # five hours part the day in two sessions
+def test_a_pause_at_noon_belongs_to_the_day_and_has_no_factor(pause):
+    m = days(1, 5)
+    of_day = (m.index.tz_convert("America/New_York").tz_localize(None) - m.index.tz_convert("America/New_York").tz_localize(None).normalize()) / pd.Timedelta("1h")
+    early, late = m[of_day <= 12], m[of_day >= 12.5]
+    f = v.diurnal_profile(pd.concat([early, late.set_axis(late.index + pd.Timedelta(pause))]).sort_index())
+    assert f.days == 5 and list(f.params.index[:5]) == ["09:30", "10:00", "10:30", "11:00", "11:30"]
+    assert f.bse.notna().all() and (f.params > 0).all() and (f.params**2).mean() == pytest.approx(1)
+    assert f.params.index[-1] == ("17:00" if pause == "90min" else "20:30")
+
+
+def test_bins_of_seconds_have_names_of_their_own():
+    assert v.diurnal_profile(days(1, 3), bin_s=450, every_s=30).params.index[:3].tolist() == ["09:30", "09:37:30", "09:45"]
+
+
 def test_profile_refuses_its_own_past_and_short_days():
     m = days(1, 5)
     f = v.diurnal_profile(m)
@@ -169,6 +192,10 @@ def test_real_trade_prices_know_what_the_mids_know(symbol, plain, robust, at_min
     tape = load_lobster(real(f"lobster_samples/LOBSTER_SampleFile_{symbol}_2012-06-21_1.zip"))
     trades, mids = tape.trades(), mid(tape.quotes())
     prints = pd.Series(trades.price.to_numpy(), index=pd.DatetimeIndex(trades.time))
+    if symbol == "AAPL":
+        assert len(prints) == 34_990 and rv.two_scale(prints).sigma == pytest.approx(0.0380, abs=0.0001)
+        assert rv.two_scale(prints, dependence=10).conf_int().loc["sigma"].tolist() == pytest.approx([0.034, 0.038], abs=0.0006)
+        assert rv.two_scale(mids, every_s=1).sigma == pytest.approx(0.036, abs=0.0005)
     table = rv.compare_volatility(prints, dependence=10)
     assert table.sigma.tolist() == pytest.approx([plain, *robust], abs=0.00011)
     assert v.signature(mids, lags_s=[60]).sigma[0] == pytest.approx(at_minute, abs=0.00011)

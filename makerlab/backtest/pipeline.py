@@ -8,7 +8,7 @@ __all__ = ['QuoteSettings', 'CostSettings', 'Config', 'make_config', 'split_mark
            'calibrate_market', 'exponential_fit', 'quote_params', 'params_for_mid', 'Job', 'trader', 'run_backtest',
            'vary_settings', 'Search', 'sweep_market']
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #62f6a339
+# %% ../../nbs/74_backtest.pipeline.ipynb #19c7fedd
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from scipy import stats
 
 from .snapshot import Backtest, BacktestResults
-from .sweep import SweepResults, WalkForward, comparison_markdown, grid, label, sweep, walk_forward, write_comparison
+from .sweep import SweepResults, WalkForward, comparison_markdown, grid, sweep, walk_forward, write_comparison
 from ..calibration.intensity import IntensityModel, IntensityResults, quotable_counts, to_reach
 from ..core import NS_PER_S, DataError, ParameterError, check_positive, infer_tick, price_sigma, to_ns
 from ..data.source import Market
@@ -271,7 +271,7 @@ def told_jumps(
     both = both if abs(both) >= 2 * math.sqrt(float(w @ cov @ w)) else 0.0
     return both, both
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #4745268e
+# %% ../../nbs/74_backtest.pipeline.ipynb #b952d45e
 def median_interval(
     values: np.ndarray | pd.Series,  # on a clock, NaN where missing
     *,
@@ -286,7 +286,10 @@ def median_interval(
     middle, few = float(np.median(v)), v[:: max(1, int(every))]
     if few.size < 10:
         return middle, math.nan, math.nan
-    se, df = long_run_se((few <= np.median(few)).astype(np.float64))
+    below = (few <= np.median(few)).astype(np.float64)
+    stretch = max(1, few.size // int(2 * math.sqrt(few.size)))  # means of stretches: volatility remembers for longer than its window
+    n = few.size // stretch
+    se, df = long_run_se(below[: n * stretch].reshape(n, stretch).mean(axis=1))
     half = float(stats.t.ppf(0.5 + level / 2, df)) * se
     lo, hi = np.quantile(few, [max(0.5 - half, 0.0), min(0.5 + half, 1.0)])
     return middle, min(float(lo), middle), max(float(hi), middle)
@@ -601,10 +604,11 @@ def run_backtest(
         calibration = calibrate_market(early, config=config)
     return trader(late, calibration=calibration, about=about_the_data(market))(config)
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #4c33df11
+# %% ../../nbs/74_backtest.pipeline.ipynb #17a6be76
 _FIXED = ("calibration_s", "session_tz", "quote_lot", "variants", "seed")
 _MEASURED = ("every_s", "window_s", "ofi_s", "eps_s")  # settings that calibration reads
 _ADAPTED = ("strategy", "regimes", "skew", "max_inventory")  # and those that it reads for as-adaptive
+_SHOWN = {"fills": "fill_rule", "fees": "fee_schedule"}  # settings whose names are those of results, as the table calls them
 
 
 def vary_settings(
@@ -652,14 +656,14 @@ class Search:
         "comparison.csv, comparison.md, comparison.html and trials.csv, whole or not at all."
         return write_comparison(self.results, folder)
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #1f340e82
+# %% ../../nbs/74_backtest.pipeline.ipynb #9863237e
 def sweep_market(
     market: Market,  # from open_source
     choices: Mapping[str, Sequence[Any]],  # values by setting
     *,
     config: Config = Config(),  # the settings that stay; its variants count those tried before
     splits: int = 5,  # stretches of the walk-forward; 0 for none
-    purge: int = 5,  # minutes before each stretch that are not chosen on
+    purge: int | None = None,  # minutes before each stretch that are not chosen on; None for five, or half a stretch when that is less
 ) -> Search:
     "Calibrate on the early part, trade every combination on the late part, count them all. Raises DataError, ParameterError."
     variants = vary_settings(choices, config=config)
@@ -679,11 +683,13 @@ def sweep_market(
     trade, words = trader(late, calibration=measure, about=about), []
 
     def run(settings: Mapping[str, Any]) -> BacktestResults:
-        results = trade(config.model_copy(update=dict(settings))).results
+        own = {shown: name for name, shown in _SHOWN.items()}
+        results = trade(config.model_copy(update={own.get(n, n): v for n, v in settings.items()})).results
         words.append(results.info["fills"])
         return results
 
-    found = sweep(run, variants, unrecorded=config.variants - 1, seed=config.seed)
-    ahead = walk_forward(found.trials, rng=np.random.default_rng(config.seed), n_splits=splits, purge=purge) if splits else None
+    found = sweep(run, [{_SHOWN.get(n, n): v for n, v in each.items()} for each in variants], unrecorded=config.variants - 1, seed=config.seed)
+    gap = min(5, len(found.trials.pnl()) // (2 * splits + 2)) if purge is None else purge
+    ahead = walk_forward(found.trials, rng=np.random.default_rng(config.seed), n_splits=splits, purge=gap) if splits else None
     days = tuple(pd.DatetimeIndex(late.quotes["time"]).tz_convert(config.session_tz).strftime("%Y-%m-%d").unique())
     return Search(calibration=measure(config), results=found, ahead=ahead, days=days, about=tuple(about), fill_model=words[0])

@@ -27,11 +27,14 @@ from ..scoring.inference import Interval, pnl_interval
 from ..scoring.report import _CSS, html_table, markdown_table, write_together
 from ..scoring.selection import PurgedWalkForward, Trials, deflate, summary
 
-# %% ../../nbs/73_backtest.sweep.ipynb #8f05c7a5
+# %% ../../nbs/73_backtest.sweep.ipynb #22e2ac67
 def grid(
     **choices: Sequence[Any],  # values by name
 ) -> list[dict[str, Any]]:  # one dict a variant
-    "Every combination of the choices, the last name turning fastest. Raises ParameterError for an empty choice."
+    "Every combination of the choices, the last name turning fastest. Raises ParameterError for an empty choice or one that is no list."
+    lone = [name for name, values in choices.items() if isinstance(values, str) or not hasattr(values, "__len__")]
+    if lone:
+        raise ParameterError(f"{lone[0]} = {choices[lone[0]]!r} is one value: give a list, [{choices[lone[0]]!r}]")
     empty = [name for name, values in choices.items() if not len(values)]
     if not choices or empty:
         raise ParameterError(f"{', '.join(empty) or 'grid()'} has no value: give at least one to each name")
@@ -64,7 +67,7 @@ def runner(
     run({})  # a base that cannot run is no sweep; it also prepares the days once
     return run
 
-# %% ../../nbs/73_backtest.sweep.ipynb #7c134932
+# %% ../../nbs/73_backtest.sweep.ipynb #f52b3757
 @dataclass(frozen=True)
 class SweepResults:
     "Every variant that was tried, and what it did."
@@ -84,7 +87,7 @@ class SweepResults:
         return summary(self.trials, rng=np.random.default_rng(self.seed), level=level, n=n)
 
     def save(self, folder: str | Path) -> list[Path]:
-        "Write the comparison (CSV, Parquet, Markdown, HTML), whole or not at all."
+        "Write the comparison and the record (CSV, Markdown, HTML), whole or not at all."
         return write_comparison(self, folder)
 
 # %% ../../nbs/73_backtest.sweep.ipynb #478728c7
@@ -109,7 +112,7 @@ def _confidences(trials: Trials) -> pd.DataFrame:
         rows[name] = {"sharpe": d.sharpe, "confidence": d.confidence, "deflated": d.deflated}
     return pd.DataFrame(rows).T
 
-# %% ../../nbs/73_backtest.sweep.ipynb #f89db637
+# %% ../../nbs/73_backtest.sweep.ipynb #e6941179
 def sweep(
     run: Callable[[Mapping[str, Any]], Any],  # settings -> results with bars(seconds), fills and markouts; see runner
     variants: Sequence[Mapping[str, Any]],  # settings of each; see grid
@@ -121,7 +124,7 @@ def sweep(
     "Run every variant and keep every one. A variant that is refused counts as tried. Raises DataError when none could run."
     names = [label(v) for v in variants]
     if len(set(names)) < len(names):
-        raise ParameterError(f"variants: {next(n for n in names if names.count(n) > 1)} is there twice: each counts once")
+        raise ParameterError(f"variants: {next(n for n in names if names.count(n) > 1)} is there twice (a name shows six digits of a number): each counts once")
     done, failed = {}, {}
     for name, settings in zip(names, variants, strict=True):
         try:

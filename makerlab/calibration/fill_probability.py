@@ -35,7 +35,7 @@ def _at_placement(quotes: pd.DataFrame, every_s: float, tick: float, window_s: f
     table = marks.merge(known, on="time", how="inner").dropna().reset_index(drop=True)
     return table.assign(spread_ticks=(table["ask"] - table["bid"]) / tick, log_sigma=np.log(np.maximum(table["sigma"], 1e-3 * tick) / tick))
 
-# %% ../../nbs/42_calibration.fill_probability.ipynb #84b298a5
+# %% ../../nbs/42_calibration.fill_probability.ipynb #de5b60ee
 def _one_ladder(book: pd.DataFrame, side: int, distance: int, tick: float, lot: float) -> pd.DataFrame:
     "One order a mark on one side at one distance."
     own, other = ("bid", "ask") if side == BUY else ("ask", "bid")
@@ -63,6 +63,8 @@ def place_orders(
     grid.to_ticks(q["bid"]), grid.to_ticks(q["ask"])
     book = _at_placement(q, check_positive("every_s", every_s, unit="s"), tick, check_positive("window_s", window_s, unit="s"))
     check_positive("lot", lot, unit="units")
+    if not len(distances) or any(d != int(d) for d in distances):
+        raise ParameterError(f"distances = {tuple(distances)!r} (ticks) must be whole numbers, at least one: 0 is the touch")
     if not len(book):
         raise DataError(f"quotes: no mark of {every_s:g} s has a volatility yet: the table is shorter than window_s = {window_s:g} s")
     parts = [_one_ladder(book, side, int(d), tick, lot) for side in (BUY, SELL) for d in distances]
@@ -104,7 +106,7 @@ def _follow_nb(side, price, ahead, start, end, trade_ns, trade_price, trade_size
                 b += 1
     return out
 
-# %% ../../nbs/42_calibration.fill_probability.ipynb #53180d60
+# %% ../../nbs/42_calibration.fill_probability.ipynb #513358cb
 def _lives(start: np.ndarray, quote_ns: np.ndarray, lifetime_s: float) -> np.ndarray:
     "The last nanosecond of each order's life: its lifetime or the end of its session."
     ends = np.array([quote_ns[b - 1] for _, b in session_rows(quote_ns)])
@@ -119,8 +121,10 @@ def follow_orders(
     quotes: pd.DataFrame,  # QUOTES
     lifetime_s: float = 60.0,  # an order is given up after this, s
 ) -> pd.DataFrame:  # orders + duration_s (waited), life_s (planned), filled
-    "What became of each order. Raises DataError for trades without a side, ParameterError."
+    "What became of each order that had time to live. Raises DataError for missing columns or trades without a side, ParameterError."
     q, t = validate_quotes(quotes), validate_trades(trades)
+    if missing := [c for c in ("time", "side", "price", "distance_ticks", "ahead") if c not in orders.columns]:
+        raise DataError(f"orders: missing column(s) {', '.join(missing)}: make them with place_orders")
     if "side" not in t.columns:
         raise DataError("trades: no column side: sign them first (makerlab.data.taq.match_trades, then lee_ready)")
     start, quote_ns = to_ns(orders["time"]), to_ns(q["time"])
@@ -135,7 +139,7 @@ def follow_orders(
     out.attrs = {"lifetime_s": float(lifetime_s)}
     return out[out["life_s"] > 0].reset_index(drop=True)
 
-# %% ../../nbs/42_calibration.fill_probability.ipynb #06c3d29f
+# %% ../../nbs/42_calibration.fill_probability.ipynb #a1682a5b
 def time_blocks(
     time: pd.Series,  # UTC
     *,
@@ -153,8 +157,10 @@ def cluster_mean(
 ) -> tuple[float, float, float]:  # mean, lower, upper
     "A mean with Student's t interval from the sums of the groups; NaN ends with fewer than five groups. Raises ParameterError."
     if not 0 < level < 1:
-        raise ParameterError(f"level = {level!r} (probability) must be between 0 and 1")
+        raise ParameterError(f"level = {level!r} (probability) must be between 0 and 1: 0.95 is usual")
     v = np.asarray(values, dtype=float)
+    if v.shape != np.shape(groups):
+        raise ParameterError(f"groups has shape {np.shape(groups)} for values of shape {v.shape}: one group a row")
     if not v.size:
         return math.nan, math.nan, math.nan
     mean = float(v.mean())
@@ -164,7 +170,7 @@ def cluster_mean(
     half = float(stats.t.ppf(0.5 + level / 2, g - 1)) * math.sqrt(g / (g - 1) * np.sum(sums**2)) / v.size if g >= 5 else math.nan
     return mean, mean - half, mean + half
 
-# %% ../../nbs/42_calibration.fill_probability.ipynb #d9714d9a
+# %% ../../nbs/42_calibration.fill_probability.ipynb #7fa04fd2
 def person_periods(
     orders: pd.DataFrame,  # from follow_orders
     *,
@@ -186,10 +192,17 @@ def person_periods(
 
 
 def _check_outcomes(orders: pd.DataFrame) -> None:
-    "Orders must say what became of them. Raises DataError."
+    "Orders must say what became of them, and unfilled ones have waited to the end. Raises DataError."
     missing = [c for c in ("duration_s", "life_s", "filled") if c not in orders.columns]
     if missing:
         raise DataError(f"orders: missing column(s) {', '.join(missing)}: pass them through follow_orders first")
+    if not len(orders):
+        raise DataError("orders: the table is empty: place and follow some first")
+    wait, life, filled = (orders[c].to_numpy(dtype=float) for c in ("duration_s", "life_s", "filled"))
+    bad = np.flatnonzero(~((wait >= 0) & (wait <= life + 1e-6) & ((filled == 1) | (wait >= life - 1e-6))))  # NaN is bad, too
+    if bad.size:
+        raise DataError(f"orders: row {bad[0]} waited duration_s = {wait[bad[0]]:g} of life_s = {life[bad[0]]:g} s and filled is {filled[bad[0]]:g} "
+                        f"({bad.size} such rows): an unfilled order must have waited its whole planned life, a filled one at most that")
 
 # %% ../../nbs/42_calibration.fill_probability.ipynb #6d5949a7
 def _columns(orders: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
@@ -208,11 +221,13 @@ def _varying(X: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
     "The features that are not constant."
     return tuple(n for n, x in zip(names, X.T, strict=True) if np.ptp(x) > 1e-9 * max(1.0, np.abs(x).max()))
 
-# %% ../../nbs/42_calibration.fill_probability.ipynb #52bcae3b
+# %% ../../nbs/42_calibration.fill_probability.ipynb #3d671af1
 def _binomial(y: np.ndarray, X: np.ndarray, link: Any, offset: np.ndarray | None, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    "Coefficients, block covariance and log-likelihood of a binomial regression. Raises DataError when nothing or everything was filled."
+    "Coefficients, block covariance and log-likelihood of a binomial regression. Raises DataError when nothing or everything was filled, or blocks are few."
     if y.min() == y.max():
         raise DataError(f"orders: {'every' if y.max() else 'no'} order was filled: nothing to learn from {y.size} rows")
+    if (blocks := len(np.unique(groups))) < 5:
+        raise DataError(f"orders: {blocks} block(s) of time: at least 5 are needed for a standard error; lower block_s or watch longer")
     model = sm.GLM(y, X, family=sm.families.Binomial(link=link), offset=offset)
     fit = model.fit(cov_type="cluster", cov_kwds={"groups": np.unique(groups, return_inverse=True)[1]}, maxiter=100)
     return np.asarray(fit.params), np.asarray(fit.cov_params()), float(fit.llf)
@@ -253,7 +268,7 @@ class HazardResults(Results):
         spans = np.clip(horizon_s - starts, 0.0, np.append(np.diff(starts), np.inf))
         return -np.expm1(-self.hazard(orders) @ spans)
 
-# %% ../../nbs/42_calibration.fill_probability.ipynb #3c617c06
+# %% ../../nbs/42_calibration.fill_probability.ipynb #c1cb3d46
 _FEATURE_UNITS = {"distance_ticks": "1/tick", "log_queue": "1", "imbalance": "1", "spread_ticks": "1/tick", "log_sigma": "1"}
 
 
@@ -271,6 +286,9 @@ class FillHazard:
         "Maximum likelihood with standard errors by blocks of time. Raises DataError, ParameterError."
         periods = person_periods(self.orders, ages_s=self.ages_s)
         seen = tuple(a for i, a in enumerate(self.ages_s) if (periods["span"] == i).any())
+        fills = np.bincount(periods["span"], weights=periods["filled"], minlength=len(seen))
+        if fills.any() and not fills.all():
+            raise DataError(f"orders: none was filled in the span of age that starts at {seen[int(fills.argmin())]:g} s: no rate there; use fewer ages_s")
         used = _varying(_columns(self.orders, self.features), self.features)
         by_age, fixed = tuple(n for n in used if n in self.by_age), tuple(n for n in used if n not in self.by_age)
         rows, spans = periods["order"].to_numpy(), np.eye(len(seen))[periods["span"].to_numpy()]
@@ -285,17 +303,17 @@ class FillHazard:
         return HazardResults(params=params, covariance=covariance, units=units, llf=llf, nobs=len(self.orders), by_age=by_age, features=fixed,
                              dropped=tuple(n for n in self.features if n not in used), ages_s=seen, blocks=len(np.unique(groups)))
 
-# %% ../../nbs/42_calibration.fill_probability.ipynb #2a8460dc
+# %% ../../nbs/42_calibration.fill_probability.ipynb #4fd89a64
 def within(
-    orders: pd.DataFrame,  # with duration_s and filled
+    orders: pd.DataFrame,  # with duration_s, life_s and filled
     *,
     horizon_s: float,  # s
 ) -> tuple[np.ndarray, np.ndarray]:  # known (bool), filled within the horizon (bool), one a row
-    "Which orders have an answer at this horizon, and what it is. Raises DataError, ParameterError."
+    "Which orders were to live to this horizon, and which of them were filled by then. Raises DataError, ParameterError."
     _check_outcomes(orders)
     check_positive("horizon_s", horizon_s, unit="s")
-    filled = orders["filled"].to_numpy(dtype=bool) & (orders["duration_s"].to_numpy() <= horizon_s)
-    return filled | (orders["duration_s"].to_numpy() >= horizon_s), filled
+    known = orders["life_s"].to_numpy() >= horizon_s
+    return known, known & orders["filled"].to_numpy(dtype=bool) & (orders["duration_s"].to_numpy() <= horizon_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,7 +329,7 @@ class LogisticResults(Results):
         p = self.params.to_numpy()
         return special.expit(p[0] + _columns(orders, self.features) @ p[1:])
 
-# %% ../../nbs/42_calibration.fill_probability.ipynb #5fd4cb67
+# %% ../../nbs/42_calibration.fill_probability.ipynb #ce67f2f2
 @dataclass(frozen=True)
 class LogisticFill:
     "The baseline: filled or not within one horizon, by logistic regression."
@@ -326,7 +344,7 @@ class LogisticFill:
         known, filled = within(self.orders, horizon_s=self.horizon_s)
         rows = self.orders[known]
         if not len(rows):
-            raise DataError(f"orders: none lived to horizon_s = {self.horizon_s:g} s: follow them for longer")
+            raise DataError(f"orders: none was to live to horizon_s = {self.horizon_s:g} s: follow them for longer")
         names = _varying(_columns(rows, self.features), self.features)
         groups = time_blocks(rows["time"], block_s=self.block_s)
         X = np.column_stack([np.ones(len(rows)), _columns(rows, names)])
@@ -336,15 +354,18 @@ class LogisticFill:
         return LogisticResults(params=params, covariance=covariance, units={n: _FEATURE_UNITS.get(n, "1") for n in labels}, llf=llf, nobs=len(rows),
                                features=names, horizon_s=float(self.horizon_s), blocks=len(np.unique(groups)))
 
-# %% ../../nbs/42_calibration.fill_probability.ipynb #09aab064
+# %% ../../nbs/42_calibration.fill_probability.ipynb #03f9623e
 def losses(
     prob: np.ndarray,  # [n] predicted
     filled: np.ndarray,  # [n] what happened
 ) -> pd.DataFrame:  # brier and log_loss of each row
     "The two proper scores, row by row. Raises ParameterError for probabilities outside 0 to 1."
     p, y = np.asarray(prob, dtype=float), np.asarray(filled, dtype=float)
-    if not ((p >= 0) & (p <= 1)).all():
-        raise ParameterError(f"prob must lie in 0 to 1; there are values from {np.nanmin(p):.3g} to {np.nanmax(p):.3g}")
+    if p.shape != y.shape:
+        raise ParameterError(f"prob has shape {p.shape} and filled {y.shape}: one probability an order")
+    bad = np.flatnonzero(~((p >= 0) & (p <= 1)))
+    if bad.size:
+        raise ParameterError(f"prob = {p[bad[0]]:g} in row {bad[0]} ({bad.size} such rows): a probability must lie in 0 to 1")
     safe = np.clip(p, 1e-12, 1 - 1e-12)
     return pd.DataFrame({"brier": (p - y) ** 2, "log_loss": -(y * np.log(safe) + (1 - y) * np.log1p(-safe))})
 
@@ -357,6 +378,8 @@ def compare(
     level: float = 0.95,  # of the intervals
 ) -> pd.DataFrame:  # by model: brier, log_loss, and each one's gain over the first with its interval
     "Scores beside the first model's, on the same orders. Raises ParameterError."
+    if not probs:
+        raise ParameterError("probs is empty: give at least one model's probabilities under its name")
     first = losses(next(iter(probs.values())), filled)
     rows = {}
     for name, prob in probs.items():
@@ -367,7 +390,7 @@ def compare(
         rows[name] = row
     return pd.DataFrame(rows).T
 
-# %% ../../nbs/42_calibration.fill_probability.ipynb #23f1fa14
+# %% ../../nbs/42_calibration.fill_probability.ipynb #007b3ba7
 def calibration_curve(
     prob: np.ndarray,  # [n] predicted
     filled: np.ndarray,  # [n] what happened
@@ -378,8 +401,9 @@ def calibration_curve(
 ) -> pd.DataFrame:  # predicted, observed, lo, hi, orders
     "Predicted against observed shares. Raises ParameterError."
     p, y = np.asarray(prob, dtype=float), np.asarray(filled, dtype=float)
+    losses(p, y)  # refuses what is no probability
     if not 2 <= bins <= p.size:
-        raise ParameterError(f"bins = {bins!r} must be between 2 and the {p.size} orders")
+        raise ParameterError(f"bins = {bins!r} must be a number between 2 and the {p.size} orders: 10 is usual")
     rows = []
     for part in np.array_split(np.argsort(p, kind="stable"), bins):
         rows.append([p[part].mean(), *cluster_mean(y[part], np.asarray(groups)[part], level=level), part.size])
@@ -403,7 +427,7 @@ def edge_after(
     edge = orders["side"].to_numpy() * (later_mid - orders["price"].to_numpy())
     return pd.Series(np.where(orders["filled"].to_numpy(dtype=bool) & inside, edge, np.nan), index=orders.index, name="edge")
 
-# %% ../../nbs/42_calibration.fill_probability.ipynb #4b841463
+# %% ../../nbs/42_calibration.fill_probability.ipynb #85b0c0f7
 def edge_given_fill(
     orders: pd.DataFrame,  # with duration_s, filled, quoted_edge
     *,
@@ -414,7 +438,10 @@ def edge_given_fill(
 ) -> pd.DataFrame:  # share filled; edge promised, earned (lo, hi); value naive, value (lo, hi), price per order
     "P(fill), the edge promised, the edge given a fill, and the expected value of an order by each. Raises DataError, ParameterError."
     table = orders.assign(earned=edge_after(orders, quotes=quotes, after_s=after_s), block=time_blocks(orders["time"], block_s=block_s))
-    table = table[~table["filled"] | table["earned"].notna()]
+    whole = edge_after(orders.assign(filled=True, duration_s=orders["life_s"]), quotes=quotes, after_s=after_s).notna()
+    table = table[whole.to_numpy()]  # by plan: what could not have been judged is left out, filled or not
+    if by not in table.columns:
+        raise DataError(f"orders: by = {by!r} is not a column; there are {', '.join(map(str, table.columns))}")
     rows = {}
     for key, part in table.groupby(by):
         hit = part[part["filled"]]

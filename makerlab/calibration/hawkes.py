@@ -197,7 +197,7 @@ class _Tape:
         "Where each piece's events begin; the last piece holds T itself."
         return np.concatenate([np.searchsorted(self.t, self.edges[:-1]), [self.t.size]]).astype(np.int64)
 
-# %% ../../nbs/41_calibration.hawkes.ipynb #775ba3a2
+# %% ../../nbs/41_calibration.hawkes.ipynb #bdca3405
 def _many(times: Any) -> bool:
     "Whether times are several rows, one a kind of event."
     return isinstance(times, Mapping) or (isinstance(times, (list, tuple)) and len(times) > 0 and np.ndim(times[0]) == 1)
@@ -205,7 +205,10 @@ def _many(times: Any) -> bool:
 
 def _one_row(name: str, times: Any, T: float) -> np.ndarray:
     "Event times of one kind. Raises DataError when they are not sorted numbers between 0 and T."
-    t = np.ascontiguousarray(times, dtype=np.float64)
+    try:
+        t = np.ascontiguousarray(times, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"{name}: event times must be numbers of seconds; use event_seconds for time stamps") from None
     if t.ndim != 1 or not np.isfinite(t).all():
         raise DataError(f"{name}: event times must be one row of finite seconds; use event_seconds for time stamps")
     back = np.flatnonzero(np.diff(t) < 0)
@@ -215,7 +218,7 @@ def _one_row(name: str, times: Any, T: float) -> np.ndarray:
         raise DataError(f"{name}: events from {t[0]:.9g} to {t[-1]:.9g} s do not lie within 0 and T = {T:.9g} s: count seconds from the start of the watch")
     return t
 
-# %% ../../nbs/41_calibration.hawkes.ipynb #40e226fe
+# %% ../../nbs/41_calibration.hawkes.ipynb #7a0f05fb
 def _tape(times: Any, T: float, edges: Any = None) -> _Tape:
     "One sorted row out of one or several; equal times keep the order in which they are given, kind by kind."
     T = check_positive("T", T, unit="s")
@@ -233,7 +236,10 @@ def _tape(times: Any, T: float, edges: Any = None) -> _Tape:
 
 def _shape(M: int, mu: Any, alpha: Any, beta: Any, K: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "mu as [M, K], alpha and beta as [M, M]. Raises ParameterError."
-    m, a, b = (np.asarray(v, dtype=np.float64) for v in (mu, alpha, beta))
+    try:
+        m, a, b = (np.asarray(v, dtype=np.float64) for v in (mu, alpha, beta))
+    except (TypeError, ValueError):
+        raise ParameterError(f"mu = {mu!r}, alpha = {alpha!r}, beta = {beta!r} (1/s) must be numbers, or rows of them of one length") from None
     if b.ndim == 1:
         b = b[:, None]  # one decay a receiving kind
     try:
@@ -318,7 +324,7 @@ def _passes(tape: _Tape, i: int, alpha: np.ndarray, beta: np.ndarray, at: np.nda
     _pass_nb(tape.t, tape.kind, i, grid, tape.T, alpha[i], beta[i], left, spent)
     return left, spent
 
-# %% ../../nbs/41_calibration.hawkes.ipynb #105898f2
+# %% ../../nbs/41_calibration.hawkes.ipynb #a9013b77
 def hawkes_intensity(
     times: Any,  # [n] sorted event times, s; or several such rows
     *,
@@ -329,7 +335,7 @@ def hawkes_intensity(
 ) -> Any:  # 1/s; one array a kind when there are several
     "The intensity just before each event (or each time of at): no event excites itself. Raises DataError, ParameterError."
     flat = np.concatenate([np.asarray(r, dtype=float) for r in (times.values() if isinstance(times, Mapping) else times)]) if _many(times) else np.asarray(times, dtype=float)
-    grid = None if at is None else np.ascontiguousarray(at, dtype=np.float64)
+    grid = None if at is None else _one_row("at", np.atleast_1d(np.asarray(at, dtype=np.float64)), math.inf)
     tape = _tape(times, max([1.0, *flat.tolist()]) if grid is None else max([1.0, *flat.tolist(), *grid.tolist()]))
     m, a, b = _shape(tape.M, mu, alpha, beta)
     out = []
@@ -637,7 +643,7 @@ def _delta(fit: _Fitted, of: Any) -> tuple[float, float]:
     slope = np.array([(at(logs + h) - at(logs - h)) / 2e-5 for h in 1e-5 * np.eye(len(logs))[known]])
     return at(logs), math.sqrt(max(float(slope @ fit.log_cov[np.ix_(known, known)] @ slope), 0.0))
 
-# %% ../../nbs/41_calibration.hawkes.ipynb #2dbdc22f
+# %% ../../nbs/41_calibration.hawkes.ipynb #8492a3e2
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class HawkesResults(_Fitted):
     "What HawkesModel.fit returns."
@@ -666,7 +672,8 @@ class HawkesResults(_Fitted):
         return ends[0] if self.tape.M == 1 else pd.DataFrame(ends, index=self.tape.names, columns=["lower", "upper"])
 
     def residuals(self, kind: str | int = 0, *, level: float = 0.95) -> ResidualResults:
-        "Expected events between neighbouring events of one kind, by the fit: unit exponentials when it is right."
+        "Expected events between neighbouring events of one kind, by the fit: unit exponentials when it is right. Raises ParameterError, DataError."
+        check_choice("kind", str(kind), self.tape.names)
         i = self.tape.names.index(str(kind))
         return time_rescaling(_increments(self.tape, i, self.mu, self.alpha, self.beta), level=level)
 
@@ -809,7 +816,7 @@ def _gather(tape: _Tape, shared: bool, fits: list, status: str, message: str) ->
                          units=dict.fromkeys(labels, "1/s"), llf=sum(f[3] for f in fits) if fits else math.nan, nobs=tape.t.size, status=status,
                          message=message, tape=tape, mu=mu, alpha=alpha, beta=beta, log_cov=cov, rows=[f[:3] for f in fits])
 
-# %% ../../nbs/41_calibration.hawkes.ipynb #b81b692c
+# %% ../../nbs/41_calibration.hawkes.ipynb #0cfeaa1e
 @dataclass(frozen=True, eq=False)
 class HawkesModel:
     "Events that set off further events: intensity mu + sum of alpha exp(-beta age) over earlier events, of one kind or several."
@@ -823,7 +830,7 @@ class HawkesModel:
         "Maximum likelihood from several starts. Raises DataError for unusable times, ParameterError for unusable arguments."
         check_choice("decay", self.decay, ("row", "pair"))
         T = check_positive("T", self.T, unit="s")
-        if np.ndim(self.baseline) == 0 and (self.baseline != int(self.baseline) or self.baseline < 1):
+        if np.ndim(self.baseline) == 0 and not (isinstance(self.baseline, (int, float, np.number)) and self.baseline >= 1 and float(self.baseline).is_integer()):
             raise ParameterError(f"baseline = {self.baseline!r} must be a whole number of pieces >= 1, or their edges in s")
         edges = np.linspace(0.0, T, int(self.baseline) + 1) if np.ndim(self.baseline) == 0 else self.baseline
         tape = _tape(self.times, T, edges)
@@ -842,7 +849,7 @@ class HawkesModel:
             done = _gather(tape, shared, [(p, *f[1:]) for p, f in zip(problems, fits, strict=True)], "supercritical", STATUS["supercritical"])
         return done
 
-# %% ../../nbs/41_calibration.hawkes.ipynb #abd0721f
+# %% ../../nbs/41_calibration.hawkes.ipynb #73ee3f5f
 def event_seconds(
     times: Any,  # zone-aware time stamps, sorted
     *,
@@ -859,9 +866,9 @@ def untie(
     step_s: float | None = None,  # "spread": the step of the clock, s
     rng: np.random.Generator | None = None,  # "spread": the caller's generator
 ) -> np.ndarray:  # sorted, without ties
-    "Event times without ties. Raises ParameterError."
+    "Event times without ties; spread, the last may lie up to a step beyond the end of the watch. Raises DataError, ParameterError."
     check_choice("how", how, ("merge", "spread"))
-    t = np.asarray(times, dtype=float)
+    t = _one_row("times", times, math.inf)
     if how == "merge":
         return np.unique(t)
     if rng is None or step_s is None:

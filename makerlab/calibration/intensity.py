@@ -266,7 +266,7 @@ def _free_cov(delta: np.ndarray, n: np.ndarray, mean: np.ndarray, k: float, delt
     T = np.array([[1.0, math.log(ref), k / ref], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     return T @ cov @ T.T
 
-# %% ../../nbs/40_calibration.intensity.ipynb #39984f9b
+# %% ../../nbs/40_calibration.intensity.ipynb #0c608642
 @dataclass(frozen=True)
 class ExponentialIntensity:
     "The law A exp(-k delta) (Avellaneda & Stoikov 2008, eq. 12). Raises ParameterError unless A > 0 and k >= 0."
@@ -282,11 +282,15 @@ class ExponentialIntensity:
         "Hits per second at a distance (price) from the mid."
         return (self.A * np.exp(-self.k * np.asarray(delta, dtype=float)))[()]
 
+    def decay(self, delta: Any) -> Any:
+        "-d ln rate / d delta = k, 1/price, at every distance."
+        return np.full(np.shape(delta), float(self.k))[()]
+
     def fill_probability(self, delta: Any, dt_s: float) -> Any:
         "Chance of at least one hit within `dt_s` seconds."
         return -np.expm1(-self.rate(delta) * check_nonnegative("dt_s", dt_s, unit="s"))
 
-
+# %% ../../nbs/40_calibration.intensity.ipynb #b535827e
 @dataclass(frozen=True)
 class PowerIntensity:
     "The law A (delta + delta0)^(-k). Raises ParameterError unless A > 0, k >= 0 and delta0 >= 0."
@@ -305,6 +309,11 @@ class PowerIntensity:
         x = np.asarray(delta, dtype=float) + self.delta0
         with np.errstate(divide="ignore"):
             return np.exp(math.log(self.A) - self.k * np.log(x))[()]
+
+    def decay(self, delta: Any) -> Any:
+        "-d ln rate / d delta = k / (delta + delta0), 1/price."
+        with np.errstate(divide="ignore"):
+            return (self.k / (np.asarray(delta, dtype=float) + self.delta0))[()]
 
     def fill_probability(self, delta: Any, dt_s: float) -> Any:
         "Chance of at least one hit within `dt_s` seconds."

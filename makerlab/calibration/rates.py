@@ -6,11 +6,12 @@
 __all__ = ['FORMULAS', 'RateData', 'rate_data', 'jackknife_cov', 'effective_df', 'RateResults', 'RateModel', 'compare_rates',
            'cosine_se', 'StalenessResults', 'staleness_counts', 'staleness']
 
-# %% ../../nbs/40c_calibration.rates.ipynb #979d474a
+# %% ../../nbs/40c_calibration.rates.ipynb #02afe59e
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -89,7 +90,7 @@ def _past_sigma(q_ns: np.ndarray, mid: np.ndarray, slots: pd.DataFrame, window_n
     sigma = np.sqrt(np.maximum(total[b] - total[a], 0.0) / (window_ns / 1e9))
     return np.where(start - window_ns >= slots["open_ns"].to_numpy() - 10**9, np.maximum(sigma, floor), np.nan)
 
-# %% ../../nbs/40c_calibration.rates.ipynb #0772c087
+# %% ../../nbs/40c_calibration.rates.ipynb #fc8f6577
 def rate_data(
     trades: pd.DataFrame,  # TRADES: time, price, size[, side]
     quotes: pd.DataFrame,  # QUOTES: time, bid, ask, bid_size, ask_size
@@ -104,8 +105,12 @@ def rate_data(
     "Counts and exposures by slot, side and quotable distance. Raises DataError for unusable tables, ParameterError for arguments."
     every, window, block = (round(check_positive(n, v, unit="s") * 1e9) for n, v in (("every_s", every_s), ("window_s", window_s), ("block_s", block_s)))
     n = 2 * int(check_positive("max_ticks", max_ticks, unit="ticks"))
-    if block < every or every < 10**9:
-        raise ParameterError(f"every_s = {every_s} (s) must be at least 1 and at most block_s = {block_s}")
+    try:
+        zone = ZoneInfo(tz)
+    except (KeyError, ValueError, OSError) as error:
+        raise ParameterError(f"tz = {tz!r} is not a time zone: use a name such as America/New_York") from error
+    if block < every or every < 10**9 or n < 2:
+        raise ParameterError(f"every_s = {every_s} (s) must be at least 1 and at most block_s = {block_s} (s), max_ticks = {max_ticks} at least 1")
     q, t = validate_quotes(quotes), validate_trades(trades)
     grid, q_ns = TickGrid(tick), to_ns(q["time"])
     spread = grid.to_ticks(q["ask"]) - grid.to_ticks(q["bid"])  # in ticks = the half-spread in half ticks
@@ -121,7 +126,7 @@ def rate_data(
     good &= orders["t_ns"].to_numpy() <= slots["close_ns"].to_numpy()[slot]
     notes["counted"], orders = int(good.sum()), orders[good].assign(slot=slot[good], at=at[good]).reset_index(drop=True)
     mid = 0.5 * (q["bid"] + q["ask"]).to_numpy(dtype=float)
-    middle = from_ns((slots["start_ns"] + slots["end_ns"]).to_numpy() // 2).tz_convert(tz)
+    middle = from_ns((slots["start_ns"] + slots["end_ns"]).to_numpy() // 2).tz_convert(zone)
     sigma = _past_sigma(q_ns, mid, slots, window, 0.5 * tick / math.sqrt(window / 1e9))
     slots = slots.assign(hour=(middle - middle.normalize()).total_seconds() / 3600, log_sigma=np.log(sigma))
     rows = _cross(slots, orders, seconds, n, tick)
@@ -183,7 +188,7 @@ FORMULAS: dict[str, str] = {  # nested, from the fewest parameters
     "k by side too": "delta * side + cr(hour, df=5, constraints='center') + cr(log_sigma, df=3, constraints='center')",
 }
 
-# %% ../../nbs/40c_calibration.rates.ipynb #a44b6102
+# %% ../../nbs/40c_calibration.rates.ipynb #893157c9
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RateResults(Results):
     "What `RateModel.fit` returns; errors by leaving out blocks."
@@ -224,14 +229,15 @@ class RateResults(Results):
     def residuals(self, data: RateData | None = None, *, side: str | None = None) -> ResidualResults:
         "Time rescaling of the orders of the fit, or of other data (another day) under this fit."
         return _rescale(self, data, side)
+
     def bootstrap(self, *, n: int = 200, rng: np.random.Generator, alpha: float = 0.05) -> pd.DataFrame:  # bse, lower, upper
-        "Refits of resampled blocks: standard errors, and t intervals from them around the estimate."
+        "Refits of resampled blocks: standard errors, and t intervals from them around the estimate. Raises ParameterError for n < 2."
         return _bootstrap(self, n, rng, alpha)
 
     def __repr__(self) -> str:
         return f"log rate ~ {self.formula}: {int(self.rows['count'].sum())} orders, {self.n_blocks} blocks, dispersion {self.dispersion:.2f}\n{self.summary()}"
 
-# %% ../../nbs/40c_calibration.rates.ipynb #eaedf32f
+# %% ../../nbs/40c_calibration.rates.ipynb #a7cd7364
 def _t_quantile(alpha: float, df: Any) -> Any:
     "The two-sided t quantile. Raises ParameterError unless 0 < alpha < 1."
     if not 0 < alpha < 1:
@@ -247,6 +253,8 @@ def _usable(data: RateData, formula: str) -> pd.DataFrame:
 
 def _bootstrap(f: RateResults, n: int, rng: np.random.Generator, alpha: float) -> pd.DataFrame:
     "Newton refits with each block weighted by how often it was drawn."
+    if n != int(n) or n < 2:
+        raise ParameterError(f"n = {n!r} (draws) must be a whole number >= 2: 200 is usual")
     X, y, e = f._columns(f.rows), f.rows["count"].to_numpy(), f.rows["exposure"].to_numpy()
     block = np.unique(f.rows["block"], return_inverse=True)[1]
     draws = np.empty((int(n), X.shape[1]))
@@ -286,7 +294,7 @@ def _rescale(f: RateResults, data: RateData | None, side: str | None) -> Residua
     clock = np.concatenate([[0.0], np.cumsum(rate * lasts)])[i] + rate[i] * np.minimum((stamps - t[i]) / 1e9, lasts[i])
     return time_rescaling(np.maximum(np.diff(clock, prepend=0.0), 0.0), fitted_scale=data is None)
 
-# %% ../../nbs/40c_calibration.rates.ipynb #36833208
+# %% ../../nbs/40c_calibration.rates.ipynb #7272a788
 @dataclass(frozen=True, eq=False)
 class RateModel:
     "Poisson regression of orders on side, distance, time of day and volatility."
@@ -303,7 +311,7 @@ class RateModel:
             raise DataError(f"{blocks} block(s) of time: at least 8 are needed; watch longer or lower block_s")
         try:
             matrix = dmatrix(formula, rows, return_type="matrix")
-        except (PatsyError, ValueError) as error:
+        except (PatsyError, ValueError, TypeError, SyntaxError) as error:
             raise ParameterError(f"formula {formula!r} cannot be built on these {len(rows)} rows: {error}") from error
         X, names = np.asarray(matrix), list(matrix.design_info.column_names)
         if blocks < X.shape[1] + 2:
@@ -321,12 +329,12 @@ class RateModel:
                            formula=formula, rows=rows.assign(expected=mean), design=matrix.design_info, n_blocks=blocks,
                            poisson_cov=np.asarray(fit.cov_params()), dispersion=chi2 / max(len(cell) - len(names), 1))
 
-# %% ../../nbs/40c_calibration.rates.ipynb #881f1a05
+# %% ../../nbs/40c_calibration.rates.ipynb #e0714624
 def compare_rates(
     data: RateData,  # from rate_data
     formulas: Mapping[str, str] | Sequence[str] = tuple(FORMULAS),  # nested, shortest first: names of FORMULAS or name -> formula
 ) -> pd.DataFrame:  # p, llf, aic, lr, df, p_poisson, p_blocks, dispersion
-    "Nested formulas on the same rows, each against the one before. Raises what RateModel.fit raises."
+    "Nested formulas on the same rows, each against the one before. Raises what RateModel.fit raises, ParameterError when not nested."
     named = dict(formulas) if isinstance(formulas, Mapping) else {n: FORMULAS.get(n, n) for n in formulas}
     if any("log_sigma" in f for f in named.values()):  # the same rows for all
         data = RateData(_usable(data, "log_sigma"), data.orders, data.slots, data.path, data.every_s, data.width, data.notes)
@@ -334,8 +342,11 @@ def compare_rates(
     for name, formula in named.items():
         f = RateModel(data, formula=formula).fit()
         row = dict(p=len(f.params), llf=f.llf, aic=f.aic, lr=math.nan, df=0, p_poisson=math.nan, p_blocks=math.nan, dispersion=f.dispersion)
-        if last is not None and (df := len(f.params) - len(last.params)) > 0:
+        if last is not None:
+            df = len(f.params) - len(last.params)
             new = [n for n in f.params.index if n not in last.params.index]
+            if len(new) != df:
+                raise ParameterError(f"formulas: {name!r} lacks columns of the one before: order them so that each contains the last")
             b, V = f.params[new].to_numpy(), f.covariance.loc[new, new].to_numpy()
             W, G = float(b @ np.linalg.solve(V, b)), f.n_blocks
             lr = 2 * (f.llf - last.llf)
@@ -365,13 +376,15 @@ def _score(n: np.ndarray, e: np.ndarray, z: np.ndarray, fit: np.ndarray) -> tupl
     with np.errstate(divide="ignore", invalid="ignore"):
         return N * np.log(M) - M, np.where(n > 0, n * np.log(mean / M[:, None]), 0.0).sum(axis=1)
 
-# %% ../../nbs/40c_calibration.rates.ipynb #0837aaf0
+# %% ../../nbs/40c_calibration.rates.ipynb #d6bf6831
 def cosine_se(
     x: np.ndarray,  # [n] a correlated series
     df: int,  # cosines, the degrees of freedom
 ) -> float:  # standard error of the mean
-    "Standard error of a correlated series' mean from its slowest cosines; use t quantiles with df degrees."
+    "Standard error of a correlated series' mean from its slowest cosines; use t quantiles with df degrees. Raises ParameterError."
     n = len(x)
+    if not 1 <= df < n:
+        raise ParameterError(f"df = {df!r} (cosines) must be at least 1 and less than the {n} values")
     basis = math.sqrt(2 / n) * np.cos(np.pi * np.arange(1, df + 1)[:, None] * (np.arange(n) + 0.5) / n)
     return float(np.sqrt(((basis @ (x - x.mean())) ** 2).mean() / n))
 
@@ -397,7 +410,7 @@ class StalenessResults:
         ax.axhline(0, color="0.4", lw=0.8)
         return ax
 
-# %% ../../nbs/40c_calibration.rates.ipynb #ceda862e
+# %% ../../nbs/40c_calibration.rates.ipynb #16c5009d
 def staleness_counts(
     counts: np.ndarray,  # [slots, distances] disjoint counts
     exposure: np.ndarray,  # [slots, distances] s
@@ -410,10 +423,12 @@ def staleness_counts(
     alpha: float = 0.05,  # 1 - level
 ) -> StalenessResults:  # table, plot()
     "Likelihood lost per order by age of the calibration, out of sample. Raises ParameterError; DataError when nothing can be scored."
+    check_positive("every_s", every_s, unit="s")
     m, ages = round(train_s / every_s), np.array([round(a / every_s) for a in ages_s])
-    if m < 1 or abs(m * every_s - train_s) > 1e-6 or np.abs(ages * every_s - np.asarray(ages_s)).max() > 1e-6 or ages.min() < 1:
+    if m < 1 or not len(ages) or abs(m * every_s - train_s) > 1e-6 or np.abs(ages * every_s - np.asarray(ages_s)).max() > 1e-6 or ages.min() < 1:
         raise ParameterError(f"train_s = {train_s} and ages_s = {tuple(ages_s)} must be positive multiples of every_s = {every_s} (s)")
     n, e, at = np.ascontiguousarray(counts, dtype=float), np.ascontiguousarray(exposure, dtype=float), np.rint(np.asarray(start_s) / every_s).astype(np.int64)
+    _check_slots(n, e, np.asarray(delta, dtype=float), at)
     z = (np.asarray(delta, dtype=float) - np.min(delta)) / np.ptp(delta)
     last = np.arange(m, len(at) + 1)
     whole = at[last - 1] - at[last - m] == m - 1  # windows without a gap
@@ -432,7 +447,19 @@ def staleness_counts(
         rows[float(age_s)] = _age_row(losses[float(age_s)], float(age_s), (m + age + 1), alpha)
     return StalenessResults(pd.DataFrame(rows).T.rename_axis("age_s"), float(train_s), float(every_s), losses)
 
-# %% ../../nbs/40c_calibration.rates.ipynb #60c32f0a
+# %% ../../nbs/40c_calibration.rates.ipynb #0990a97f
+def _check_slots(n: np.ndarray, e: np.ndarray, delta: np.ndarray, at: np.ndarray) -> None:
+    "Tables of one shape, numbers, distances and slots in order. Raises DataError."
+    if delta.ndim != 1 or delta.size < 2 or not (np.diff(delta) > 0).all():
+        raise DataError(f"delta = {delta!r} (price): at least two increasing distances, or k has no estimate")
+    if n.shape != e.shape or n.shape != (at.size, delta.size):
+        raise DataError(f"counts {n.shape} and exposure {e.shape} must have one row for each of {at.size} slots and {delta.size} columns")
+    if not (np.isfinite(n) & np.isfinite(e) & (n >= 0) & (e >= 0)).all():
+        raise DataError("counts and exposure (s) must be finite and >= 0: put 0 where nothing was watched")
+    if not (np.diff(at) > 0).all():
+        raise DataError("start_s (s) must increase by at least every_s from slot to slot: sort the slots")
+
+
 def _age_row(one: pd.DataFrame, age_s: float, reach: float, alpha: float) -> dict[str, float]:
     "Loss per order with its interval; the series is correlated over `reach` slots."
     orders, total = float(one["orders"].sum()), (one["level"] + one["shape"]).to_numpy()

@@ -19,15 +19,17 @@ from statsmodels.stats.diagnostic import acorr_ljungbox
 from ..core import DataError, ParameterError
 from ..plot import axes, curve
 
-# %% ../../nbs/40b_calibration.residuals.ipynb #19eab63a
+# %% ../../nbs/40b_calibration.residuals.ipynb #c033a179
 def ks_distance(
     uniforms: np.ndarray,  # in [0, 1]
 ) -> float:  # the largest gap between their distribution and the diagonal
-    "Kolmogorov and Smirnov's statistic, two-sided."
+    "Kolmogorov and Smirnov's statistic, two-sided. Raises DataError for no values or values outside 0 to 1."
     u, n = np.sort(uniforms), len(uniforms)
+    if n == 0 or not (u[0] >= 0 and u[-1] <= 1):
+        raise DataError(f"uniforms: {n} values that must be at least one number, all between 0 and 1: pass 1 - exp(-increment)")
     return float(max((np.arange(1, n + 1) / n - u).max(), (u - np.arange(n) / n).max()))
 
-# %% ../../nbs/40b_calibration.residuals.ipynb #28180a62
+# %% ../../nbs/40b_calibration.residuals.ipynb #676cd473
 _STEPHENS = {0.85: 0.926, 0.90: 0.990, 0.95: 1.094, 0.975: 1.190, 0.99: 1.308}  # Stephens (1974), exponential with fitted mean
 
 
@@ -37,7 +39,9 @@ def ks_critical(
     level: float = 0.95,  # of the band
     fitted_scale: bool = False,  # whether the mean was fitted to these increments
 ) -> float:  # half the width of the band
-    "What the gap stays below with probability `level`. Raises ParameterError for a level without a table."
+    "What the gap stays below with probability `level`. Raises ParameterError for n < 1 or a level without a table."
+    if n < 1:
+        raise ParameterError(f"n = {n!r} (increments) must be at least 1")
     if not 0 < level < 1:
         raise ParameterError(f"level = {level!r} (probability) must be between 0 and 1: 0.95 is usual")
     if not fitted_scale:
@@ -46,7 +50,20 @@ def ks_critical(
         raise ParameterError(f"level = {level!r} must be one of {', '.join(map(str, _STEPHENS))} when the scale was fitted")
     return _STEPHENS[level] / (math.sqrt(n) + 0.26 + 0.5 / math.sqrt(n)) + 0.2 / n
 
-# %% ../../nbs/40b_calibration.residuals.ipynb #61544214
+# %% ../../nbs/40b_calibration.residuals.ipynb #fb397020
+_BODY = {0.3: 1.0, 0.4: 0.987, 0.5: 0.901, 0.6: 0.713, 0.7: 0.493, 0.8: 0.307, 0.926: 0.15}  # D*: chance of a larger one
+
+
+def _stephens_p(gap: float, n: int) -> float:
+    "Chance of a larger gap when the scale was fitted: simulated above 15 %, Stephens' table to 1 %, a parabola in ln p beyond."
+    modified = (gap - 0.2 / n) * (math.sqrt(n) + 0.26 + 0.5 / math.sqrt(n))
+    x, p = np.array(list(_STEPHENS.values())), np.log(1 - np.array(list(_STEPHENS)))
+    if modified < x[0]:
+        return float(np.interp(modified, list(_BODY), list(_BODY.values())))
+    fall = np.polynomial.Polynomial.fit(x, p, 2)
+    return float(np.exp(max(fall(modified), math.log(1e-12))))
+
+# %% ../../nbs/40b_calibration.residuals.ipynb #455bf25a
 @dataclass(frozen=True, eq=False)
 class _Residuals:
     "Increments of a compensator and what can be computed from them."
@@ -78,13 +95,8 @@ class _Residuals:
 
     @property
     def ks_pvalue(self) -> float:
-        "Chance of so large a gap under the right model; with a fitted scale by Lilliefors' table, which ends at 0.001 and 0.99."
-        if not self.fitted_scale:
-            return float(stats.kstwo.sf(self.ks, self.n))
-        modified = (self.ks - 0.2 / self.n) * (math.sqrt(self.n) + 0.26 + 0.5 / math.sqrt(self.n))
-        x, p = np.array(list(_STEPHENS.values())), np.log(1 - np.array(list(_STEPHENS)))
-        fall = np.polynomial.Polynomial.fit(x, p, 2)  # ln p is nearly a parabola in the statistic
-        return float(np.exp(np.clip(fall(max(modified, 0.4)), math.log(1e-12), 0.0)))
+        "Chance of so large a gap under the right model; with a fitted scale by Lilliefors' law, rough below 0.01 and never below 1e-12."
+        return _stephens_p(self.ks, self.n) if self.fitted_scale else float(stats.kstwo.sf(self.ks, self.n))
 
     @property
     def passes(self) -> bool:
@@ -96,7 +108,7 @@ class _Residuals:
         "Normal scores of the uniforms."
         return stats.norm.ppf(np.clip(self.uniforms, 1e-12, 1 - 1e-12))
 
-# %% ../../nbs/40b_calibration.residuals.ipynb #8354e283
+# %% ../../nbs/40b_calibration.residuals.ipynb #ab5d6a6f
 @dataclass(frozen=True, eq=False, repr=False)
 class ResidualResults(_Residuals):
     "What `time_rescaling` returns."
@@ -116,7 +128,7 @@ class ResidualResults(_Residuals):
         tails = np.array([(1 - self.level) / 2, (1 + self.level) / 2])
         mean, spread = float(x.mean()), float(x.std(ddof=1) / x.mean()) if x.mean() > 0 else math.nan
         s = self.scores - self.scores.mean()
-        r1 = float((s[1:] * s[:-1]).sum() / (s * s).sum()) if (s * s).sum() > 0 else math.nan
+        r1 = float((s[1:] * s[:-1]).sum() / (s * s).sum()) if np.ptp(self.scores) > 0 else math.nan
         q = acorr_ljungbox(self.scores, lags=[self.lags])
         two = lambda v: float(2 * stats.norm.sf(abs(v)))
         below = float(stats.gamma.cdf(n * mean, n))
@@ -186,7 +198,7 @@ def time_rescaling(
     ks_critical(x.size, level=level, fitted_scale=fitted_scale)
     return ResidualResults(x, level, fitted_scale, lags)
 
-# %% ../../nbs/40b_calibration.residuals.ipynb #aa87584d
+# %% ../../nbs/40b_calibration.residuals.ipynb #8bf9bb0a
 def piecewise_increments(
     times: np.ndarray,  # [n] sorted event times, s
     *,
@@ -197,6 +209,6 @@ def piecewise_increments(
     t, k, r = (np.asarray(v, dtype=np.float64) for v in (times, knots, rates))
     if k.ndim != 1 or r.shape != (len(k) - 1,) or not (np.diff(k) > 0).all() or not (np.isfinite(r) & (r >= 0)).all():
         raise ParameterError(f"knots must increase and have one entry more than rates, and rates be finite and >= 0: got {k.shape} and {r.shape}")
-    if len(t) and (t[0] < k[0] or t[-1] > k[-1] or (np.diff(t) < 0).any()):
-        raise DataError(f"times must be sorted and lie between the first and the last knot, {k[0]:g} and {k[-1]:g} s")
+    if len(t) and not (t[0] >= k[0] and t[-1] <= k[-1] and (np.diff(t) >= 0).all()):  # a NaN fails, too
+        raise DataError(f"times (s) must be sorted numbers between the first and the last knot, {k[0]:g} and {k[-1]:g} s")
     return np.diff(np.interp(t, k, np.concatenate([[0.0], np.cumsum(r * np.diff(k))])), prepend=0.0)

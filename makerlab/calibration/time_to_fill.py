@@ -22,15 +22,17 @@ from ..data.taq import session_rows
 from ..plot import axes, curve
 from ..schema import validate_quotes, validate_trades
 
-# %% ../../nbs/40a_calibration.time_to_fill.ipynb #ae3d5e5c
+# %% ../../nbs/40a_calibration.time_to_fill.ipynb #fa49aeb5
 def block_fit(
     counts: np.ndarray,  # [blocks, depths] fills; may be nested
     exposure: np.ndarray,  # [blocks, depths] seconds waited
     *,
     delta: np.ndarray,  # [depths] price
 ) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:  # status, (ln A, k), covariance by blocks, covariance if all were independent
-    "Maximum likelihood over all blocks, with the covariance that lets everything within a block depend on everything."
+    "Maximum likelihood over all blocks, with the covariance that lets everything within a block depend on everything. Raises DataError for one block."
     n, e, blocks = counts.sum(axis=0), exposure.sum(axis=0), len(counts)
+    if blocks < 2:
+        raise DataError(f"counts: {blocks} block(s) of time: errors by blocks need at least 2, and 8 to be of use; cut the time into shorter blocks")
     used = e > 0
     fit = _fit_x(delta[used], n[used], e[used])
     theta = np.array([fit.log_A, fit.k])
@@ -118,7 +120,7 @@ class FillTimes:
         n, e = self.sums()
         return pd.DataFrame({"delta": self.delta, "count": n.sum(axis=0), "exposure": e.sum(axis=0)})
 
-# %% ../../nbs/40a_calibration.time_to_fill.ipynb #8d79bebd
+# %% ../../nbs/40a_calibration.time_to_fill.ipynb #1abfe032
 def _session_marks(t_ns: np.ndarray, last_ns: int, every_ns: int, block_ns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Moments of placing, the end of each one's session, and blocks numbered on through all sessions."
     marks, ends, blocks, first_block = [], [], [], 0
@@ -133,6 +135,14 @@ def _session_marks(t_ns: np.ndarray, last_ns: int, every_ns: int, block_ns: int)
     return np.concatenate(marks), np.concatenate(ends), np.concatenate(blocks)
 
 
+def _gather(parts: list[pd.DataFrame], depths: Any, half: np.ndarray) -> pd.DataFrame:
+    "All quotes in one table. Raises DataError when none could stand."
+    rows = pd.concat(parts, ignore_index=True)
+    if not len(rows):
+        raise DataError(f"depths = {depths!r} (price): no quote could stand at any of them; half the spread is {float(np.median(half)):g} in the median")
+    return rows
+
+
 def _check_depths(depths: Any, quotes: pd.DataFrame, tick: float | None) -> np.ndarray:
     "Increasing depths > 0, multiples of half a tick when there is one. Raises ParameterError, DataError off the tick grid."
     d = np.asarray(depths, dtype=np.float64)
@@ -145,7 +155,7 @@ def _check_depths(depths: Any, quotes: pd.DataFrame, tick: float | None) -> np.n
             raise ParameterError(f"depths = {depths!r} must be multiples of half a tick of {tick}: a quote stands on the grid, the mid on half of it")
     return d
 
-# %% ../../nbs/40a_calibration.time_to_fill.ipynb #b6dd6c59
+# %% ../../nbs/40a_calibration.time_to_fill.ipynb #f0a48337
 def place_quotes(
     trades: pd.DataFrame,  # TRADES: time, price, size[, side]
     quotes: pd.DataFrame,  # QUOTES: time, bid, ask, bid_size, ask_size
@@ -183,7 +193,7 @@ def place_quotes(
             else:
                 wait, filled = _rest(marks[put], ends[put], 0.5 * (bid + ask)[at[put]] + side * d, side, t, q_ns, bid if side > 0 else ask)
             parts.append(pd.DataFrame({"placed": from_ns(marks[put]), "side": np.int8(side), "delta": d, "duration_s": wait, "filled": filled, "block": blocks[put]}))
-    rows = pd.concat(parts, ignore_index=True)
+    rows = _gather(parts, depths, 0.5 * (ask - bid))
     notes |= {"placed": len(rows), "could_not_stand": 2 * len(delta) * len(marks) - len(rows), "filled": int(rows["filled"].sum())}
     return FillTimes(rows, delta, kind, float(lifetime_s), notes)
 
@@ -198,7 +208,7 @@ def _rest(placed: np.ndarray, ends: np.ndarray, limit: np.ndarray, side: int, tr
                        trades["side"].to_numpy(dtype=np.int64), q_ns, opposite, out, filled)
     return out, filled
 
-# %% ../../nbs/40a_calibration.time_to_fill.ipynb #911a99ef
+# %% ../../nbs/40a_calibration.time_to_fill.ipynb #13c62ef7
 @njit
 def _refit_blocks_nb(z, zr, counts, exposure, picks, start, out):
     "Refit the sums of the picked blocks: out[r] = status, slope, log rate at z = 0."
@@ -222,8 +232,10 @@ def block_draws(
     rng: np.random.Generator,  # the caller's generator
 ) -> np.ndarray:  # [n, 2]: ln A and k; NaN where a draw has no finite estimate
     "Refits of resampled blocks. Raises ParameterError when n < 1 or a depth has no exposure."
-    if n != int(n) or n < 1 or not (exposure.sum(axis=0) > 0).all():
-        raise ParameterError(f"n = {n!r} must be a whole number >= 1, and every depth must have been watched")
+    if n != int(n) or n < 1:
+        raise ParameterError(f"n = {n!r} (draws) must be a whole number >= 1: 1000 is usual")
+    if not (exposure.sum(axis=0) > 0).all():
+        raise ParameterError(f"delta = {delta[exposure.sum(axis=0) <= 0][0]:g} (price) was never watched: leave depths without exposure out")
     scale, x0 = float(np.ptp(delta)), float(delta[0])
     z, out = (delta - x0) / scale, np.empty((int(n), 3))
     picks = rng.integers(0, len(counts), size=(int(n), len(counts)))
@@ -231,7 +243,7 @@ def block_draws(
     k = out[:, 1] / scale
     return np.where(out[:, :1] <= 1, np.column_stack([out[:, 2] + k * x0, k]), np.nan)
 
-# %% ../../nbs/40a_calibration.time_to_fill.ipynb #af744c40
+# %% ../../nbs/40a_calibration.time_to_fill.ipynb #e0ee057b
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FillTimeResults(Results):
     "What `FillTimeModel.fit` returns: A and k (of each side), with errors by blocks of time."
@@ -255,9 +267,9 @@ class FillTimeResults(Results):
         return _t_interval(self.params, self.bse, self.n_blocks - 1, alpha)
 
     def side_test(self) -> pd.Series:  # F, df1, df2, p
-        "Whether asks and bids share A and k. Raises ParameterError for a fit of both sides together."
-        if len(self.status) < 2:
-            raise ParameterError("side_test needs FillTimeModel(times, per_side=True)")
+        "Whether asks and bids share A and k. Raises ParameterError for a fit of both sides together, or a side without an estimate."
+        if self.status != ("ok", "ok"):
+            raise ParameterError(f"status = {self.status}: side_test needs FillTimeModel(times, per_side=True) with an estimate of each side, 'ok'")
         v = self.params.to_numpy()
         R = np.array([[1 / v[0], 0, -1 / v[2], 0], [0, 1, 0, -1.0]])
         gap = np.array([math.log(v[0] / v[2]), v[1] - v[3]])
@@ -266,10 +278,12 @@ class FillTimeResults(Results):
         return pd.Series({"F": F, "df1": 2, "df2": b - 2, "p": float(stats.f.sf(F, 2, b - 2))})
 
     def bootstrap(self, *, n: int = 1000, rng: np.random.Generator, alpha: float = 0.05) -> pd.DataFrame:  # bse, lower, upper
-        "Standard errors from resampled blocks, and intervals with t quantiles around the estimate. Both sides together only."
+        "Standard errors from resampled blocks, and t intervals around the estimate. Raises ParameterError when sides are apart or draws fail."
+        if len(self.status) > 1:
+            raise ParameterError("bootstrap needs both sides together: FillTimeModel(times), without per_side")
         draws = block_draws(*self.times.sums(), delta=self.times.delta, n=n, rng=rng)
-        if len(self.status) > 1 or np.isnan(draws).mean() > 0.02:
-            raise ParameterError(f"status = {self.status}, {np.isnan(draws[:, 0]).sum()} of {n} draws without an estimate: watch longer or pool the sides")
+        if np.isnan(draws).mean() > 0.02:
+            raise ParameterError(f"status = {self.status}: {np.isnan(draws[:, 0]).sum()} of {n} draws have no estimate: watch longer or place nearer to the mid")
         se = pd.Series(np.nanstd(draws, axis=0, ddof=1) * [float(self.params["A"]), 1.0], index=["A", "k"], name="bse")
         return pd.concat([se, _t_interval(self.params, se, self.n_blocks - 1, alpha)], axis=1)
 
@@ -324,7 +338,7 @@ class FillTimeModel:
                                units={n: "1/s" if n.startswith("A") else "1/price" for n in names}, llf=llf, nobs=len(self.times.rows),
                                times=self.times, status=tuple(status), n_blocks=blocks)
 
-# %% ../../nbs/40a_calibration.time_to_fill.ipynb #c907e57f
+# %% ../../nbs/40a_calibration.time_to_fill.ipynb #9b1b20e5
 _ENOUGH = 30  # waits at risk, for a band
 
 
@@ -341,9 +355,11 @@ def survival_curve(
     if t.ndim != 1 or t.shape != d.shape or not t.size or not (np.isfinite(t) & (t >= 0)).all():
         raise DataError(f"duration_s of shape {t.shape} and filled of shape {d.shape}: one finite wait >= 0 and one verdict each")
     if not 0 < level < 1:
-        raise ParameterError(f"level = {level!r} (probability) must be between 0 and 1")
-    group = np.arange(t.size) if blocks is None else np.unique(blocks, return_inverse=True)[1]
+        raise ParameterError(f"level = {level!r} (probability) must be between 0 and 1: 0.95 is usual")
     grid = np.linspace(0, t.max(), 60) if at is None else np.asarray(at, dtype=float)
+    if (blocks is not None and len(blocks) != t.size) or np.isnan(grid).any():
+        raise DataError(f"blocks must hold one entry for each of {t.size} waits, and at (s) ages that are numbers: at = {at!r}")
+    group = np.arange(t.size) if blocks is None else np.unique(blocks, return_inverse=True)[1]
     s, events = np.unique(t[d], return_counts=True)
     risk = t.size - np.searchsorted(np.sort(t), s, side="left")
     log_s = np.concatenate([[0.0], np.cumsum(np.log1p(-np.minimum(events / risk, 1 - 1e-12)))])
@@ -355,19 +371,21 @@ def survival_curve(
     var = [(np.bincount(group, weights=np.where(t <= g, jump, 0.0) - G[np.minimum(own, u)], minlength=b) ** 2).sum() * b / max(b - 1, 1) for g, u in zip(grid, upto)]
     S, se_log = np.exp(log_s[upto]), np.sqrt(np.maximum(var, 0.0))
     c, known = float(stats.t.ppf((1 + level) / 2, max(b - 1, 1))), (log_s[upto] < 0) & (S > 0)
-    spread = np.exp(np.where(known, c * se_log / np.where(known, -log_s[upto], 1.0), 0.0))  # on ln(-ln S)
+    spread = np.exp(np.minimum(np.where(known, c * se_log / np.where(known, -log_s[upto], 1.0), 0.0), 700.0))  # on ln(-ln S)
     out = {"lo": np.exp(log_s[upto] * spread), "hi": np.exp(log_s[upto] / spread)}
     at_risk = t.size - np.searchsorted(np.sort(t), grid, side="left")
     known &= at_risk >= _ENOUGH
     return pd.DataFrame({"time_s": grid, "survival": S, "se": S * se_log, **{k: np.where(known, v, np.nan) for k, v in out.items()}, "at_risk": at_risk})
 
-# %% ../../nbs/40a_calibration.time_to_fill.ipynb #25626928
+# %% ../../nbs/40a_calibration.time_to_fill.ipynb #00393ad4
 def age_test(
     results: FillTimeResults,  # both sides together, status "ok"
     *,
     alpha: float = 0.05,  # 1 - level
 ) -> pd.Series:  # ratio, lower, upper, p
     "Late over early hazard, each against the fitted exponential; 1 when waits are exponential. Raises ParameterError without one law."
+    if not 0 < alpha < 1:
+        raise ParameterError(f"alpha = {alpha!r} (probability) must be between 0 and 1: 0.05 gives 95 % intervals")
     law, f = results.law, results.times
     r, half = f.rows, 0.5 * f.lifetime_s
     rate, t, block = law.rate(r["delta"].to_numpy()), r["duration_s"].to_numpy(), np.unique(r["block"], return_inverse=True)[1]

@@ -19,7 +19,7 @@ import yaml
 
 from ..core import ParameterError, check_choice, check_finite, check_nonnegative, check_positive, njit
 
-# %% ../../nbs/52a_execution.costs.ipynb #65721f79
+# %% ../../nbs/52a_execution.costs.ipynb #71de040c
 def effective_rate(
     A: float,  # rate of orders at the mid, 1/s
     *,
@@ -27,9 +27,12 @@ def effective_rate(
     fee: float,  # cost of a fill, price per unit; a rebate is negative
 ) -> float:  # 1/s
     "The rate at which a maker who pays `fee` a unit must solve its model before adding `fee` to both depths. Raises ParameterError."
-    return check_positive("A", A, unit="1/s") * math.exp(-check_positive("k", k, unit="1/price") * check_finite("fee", fee, unit="price per unit"))
+    shift = check_positive("k", k, unit="1/price") * check_finite("fee", fee, unit="price per unit")
+    if abs(shift) > 50:
+        raise ParameterError(f"fee = {fee!r} (price per unit) is {shift:.3g} times the depth 1/k = {1 / k:.3g} over which orders thin out: check the units of fee and k")
+    return check_positive("A", A, unit="1/s") * math.exp(-shift)
 
-# %% ../../nbs/52a_execution.costs.ipynb #8bc060ef
+# %% ../../nbs/52a_execution.costs.ipynb #e0f7da93
 _RATES = ("maker_bps", "taker_bps", "maker_per_unit", "taker_per_unit")
 MAX_TIERS = 8
 
@@ -47,8 +50,8 @@ class FeeTier:
     def __post_init__(self) -> None:
         check_nonnegative("from_volume", self.from_volume, unit="units or value")
         for name in _RATES:
-            check_finite(name, getattr(self, name), unit="bps" if name.endswith("bps") else "price per unit")
-            if name.endswith("bps") and abs(getattr(self, name)) > 1e4:
+            rate = check_finite(name, getattr(self, name), unit="bps" if name.endswith("bps") else "price per unit")
+            if name.endswith("bps") and abs(rate) > 1e4:
                 raise ParameterError(f"{name} = {getattr(self, name)!r} (bps) must lie within 10,000: a fee is no larger than what is traded")
 
     def describe(self) -> str:
@@ -102,13 +105,15 @@ class FeeSchedule:
         "A variant with some fields changed, validated again."
         return dataclasses.replace(self, **changes)
 
-# %% ../../nbs/52a_execution.costs.ipynb #90eab7f1
+# %% ../../nbs/52a_execution.costs.ipynb #caae3ad6
 def _check_schedule(s: FeeSchedule) -> None:
     "Everything that can be refused. Raises ParameterError naming the key."
     check_choice("tiering", s.tiering, ("marginal", "retroactive"))
     check_choice("volume", s.volume, ("units", "notional"))
     check_nonnegative("start_volume", s.start_volume, unit=s.volume)
-    if not 1 <= len(s.tiers) <= MAX_TIERS or not all(isinstance(t, FeeTier) for t in s.tiers):
+    if not isinstance(s.tiers, tuple) or not all(isinstance(t, FeeTier) for t in s.tiers):
+        raise ParameterError(f"tiers = {s.tiers!r} must be a tuple of FeeTier, such as (FeeTier(maker_bps=1.0),)")
+    if not 1 <= len(s.tiers) <= MAX_TIERS:
         raise ParameterError(f"tiers: {len(s.tiers)} given, 1 to {MAX_TIERS} of FeeTier are needed")
     at = [t.from_volume for t in s.tiers]
     if at[0] != 0 or any(b <= a for a, b in zip(at, at[1:], strict=False)):
@@ -139,7 +144,7 @@ def _describe(s: FeeSchedule) -> str:
     parts += [f"at most {s.max_order_bps:g} bps of an order"] if s.max_order_bps is not None else []
     return f"{s.name}: " + "; ".join(parts) + " (negative = rebate)"
 
-# %% ../../nbs/52a_execution.costs.ipynb #e47572da
+# %% ../../nbs/52a_execution.costs.ipynb #aa8aab64
 class FeeMeter:
     "The month's bill, recomputed at each fill; the readable twin of the kernel."
 
@@ -148,7 +153,8 @@ class FeeMeter:
         self.fills: list[tuple] = []
 
     def fill(self, price: float, qty: float, *, maker: bool = True, order: Any = None) -> float:
-        "What this fill adds to the bill; fills with the same `order` share its bounds."
+        "What this fill adds to the bill; fills with the same `order` share its bounds. Raises ParameterError."
+        price, qty = check_positive("price", price, unit="price"), check_positive("qty", qty, unit="units")
         self.fills.append((price, qty, "maker" if maker else "taker", len(self.fills) if order is None else ("order", order)))
         before, self.total = self.total, self.bill()
         return self.total - before
@@ -280,7 +286,7 @@ PRESETS: dict[str, FeeSchedule] = {s.name: s for s in (
     FeeSchedule(name="example-coins", volume="notional", tiers=(FeeTier(maker_bps=2.0, taker_bps=5.0), FeeTier(from_volume=1e6, maker_bps=1.0, taker_bps=4.0),
                                                               FeeTier(from_volume=1e8, maker_bps=-0.5, taker_bps=3.0))))}
 
-# %% ../../nbs/52a_execution.costs.ipynb #3b2ad743
+# %% ../../nbs/52a_execution.costs.ipynb #d03cd53c
 def _refuse_keys(given: dict, known: tuple[str, ...], where: str) -> None:
     "Raises ParameterError naming keys that are not there, or not text."
     wrong = [str(k) for k in given if k not in known]
@@ -304,7 +310,7 @@ def _schedule(given: dict[str, Any]) -> FeeSchedule:
     for i, t in enumerate(tiers):
         _refuse_keys(t, tier_names, f"fees: tier {i + 1}")
     try:
-        fields: dict[str, Any] = {k: v if v is None or k in ("name", "tiering", "volume") else _number(k, v) for k, v in rest.items()}
+        fields: dict[str, Any] = {k: str(v) if k == "name" else v if v is None or k in ("tiering", "volume") else _number(k, v) for k, v in rest.items()}
         return FeeSchedule(tiers=tuple(FeeTier(**{k: _number(k, v) for k, v in t.items()}) for t in tiers), **fields)
     except ParameterError as e:
         raise ParameterError(f"fees: {e}") from None
@@ -319,7 +325,7 @@ def _number(name: str, value: Any) -> float:
     except (TypeError, ValueError):
         raise ParameterError(f"{name} = {value!r} must be a number") from None
 
-# %% ../../nbs/52a_execution.costs.ipynb #21258bd8
+# %% ../../nbs/52a_execution.costs.ipynb #62946b20
 def read_fees(
     source: Any,  # a FeeSchedule, a preset's name, a YAML file, a mapping, or None
 ) -> FeeSchedule | None:  # None for None
@@ -338,7 +344,7 @@ def read_fees(
         raise ParameterError(f"fees = {str(source)!r} cannot be read as YAML: {str(e).splitlines()[0]}") from None
     if not isinstance(found, dict):
         raise ParameterError(f"fees = {str(source)!r} must hold 'name: value' lines, such as maker_per_unit: -0.002")
-    return _schedule({"name": Path(source).stem} | found)
+    return _schedule({"name": Path(source).stem} | {k: v for k, v in found.items() if k != "name" or v is not None})
 
 
 def simple_fees(

@@ -76,7 +76,7 @@ def weighted_mid(
     share = imbalance(quotes).to_numpy()
     return _series(quotes, share * _column(quotes, "ask") + (1 - share) * _column(quotes, "bid"), "weighted_mid")
 
-# %% ../../nbs/20_features.microprice.ipynb #410437df
+# %% ../../nbs/20_features.microprice.ipynb #20459ea6
 @njit
 def _tally_nb(
     states: np.ndarray,  # int64[n + 1]
@@ -98,6 +98,17 @@ def _tally_nb(
     return counts, steps, moved
 
 
+def _whole(
+    name: str,  # the argument
+    value: float,  # what was given
+    least: int,  # allowed
+) -> int:
+    "A whole number. Raises ParameterError."
+    if not value >= least or value != int(value):
+        raise ParameterError(f"{name} = {value!r} must be a whole number >= {least}")
+    return int(value)
+
+
 def _mirror(
     n_imb: int,  # imbalance buckets
     n_spread: int,  # spread buckets
@@ -106,7 +117,7 @@ def _mirror(
     x = np.arange(n_imb * n_spread)
     return x // n_imb * n_imb + n_imb - 1 - x % n_imb
 
-# %% ../../nbs/20_features.microprice.ipynb #82fd2f62
+# %% ../../nbs/20_features.microprice.ipynb #01ad9b6e
 class Transitions(NamedTuple):
     "What was counted."
 
@@ -127,7 +138,7 @@ def transitions(
 ) -> Transitions:  # .counts .moves .steps .moved
     "Counts of steps (Stoikov 2018). Raises DataError for shapes or states that do not fit."
     x, d = np.asarray(states), np.asarray(dmid, dtype=np.float64)
-    S = n_imb * n_spread
+    S = _whole("n_imb", n_imb, 1) * _whole("n_spread", n_spread, 1)
     if x.ndim != 1 or d.shape != (max(x.size - 1, 0),) or x.size < 2:
         raise DataError(f"states of shape {x.shape} need dmid of one row less, and at least two rows; dmid has shape {d.shape}")
     bad = np.flatnonzero((x < -1) | (x >= S) | (x != np.floor(x)))
@@ -199,7 +210,7 @@ def _matrices(
     moving = np.delete(chance, quiet, axis=1)
     return MicropriceChain(chance[:, quiet], moving.sum(axis=2), np.delete(t.moves, quiet), moving.sum(axis=1))
 
-# %% ../../nbs/20_features.microprice.ipynb #2377404d
+# %% ../../nbs/20_features.microprice.ipynb #965a2b12
 class EmbeddedChain(NamedTuple):
     "The state at the moves of the mid."
 
@@ -214,7 +225,10 @@ def embedded_chain(
     T: np.ndarray,  # [S, S], next state with a move
 ) -> EmbeddedChain:  # .B .limit .closed .visited
     "B = (1-Q)^-1 T and what its powers tend to. Raises DataError when rows are no law or the mid can stop for ever."
-    P = np.asarray(Q) + np.asarray(T)
+    Q, T = np.asarray(Q, dtype=np.float64), np.asarray(T, dtype=np.float64)
+    if Q.ndim != 2 or Q.shape != (len(Q), len(Q)) or T.shape != Q.shape or not (np.isfinite(Q) & np.isfinite(T) & (Q >= 0) & (T >= 0)).all():
+        raise DataError(f"Q of shape {Q.shape} and T of shape {T.shape} must be square, of one size, finite and >= 0")
+    P = Q + T
     row = P.sum(axis=1)
     on = row > 0
     wrong = np.flatnonzero(on & (np.abs(row - P[:, on].sum(axis=1)) + np.abs(row - 1) > 1e-9))
@@ -239,7 +253,7 @@ def embedded_chain(
     B[np.ix_(on, on)], limit[np.ix_(on, on)] = b, pi
     return EmbeddedChain(B, limit, len(closed), on)
 
-# %% ../../nbs/20_features.microprice.ipynb #622de283
+# %% ../../nbs/20_features.microprice.ipynb #88e9b3e0
 class MicropriceAdjustment(NamedTuple):
     "Expected changes of the mid by state, in the unit of K; NaN for unvisited states."
 
@@ -258,8 +272,10 @@ def microprice_adjustment(
     "Micro-price minus mid (Stoikov 2018), from (1 - B + 1 pi) G = G1. Raises DataError when the mid drifts, ParameterError for terms < 1."
     Q, R1, K, T = (np.asarray(a, dtype=np.float64) for a in (Q, R1, K, T))
     e = embedded_chain(Q, T)
-    on = np.ix_(e.visited, e.visited)
     S = len(Q)
+    if R1.shape != (S, K.size):
+        raise DataError(f"R1 of shape {R1.shape} must have a row for each of {S} states and a column for each of {K.size} moves in K")
+    on = np.ix_(e.visited, e.visited)
     G1, G = np.full(S, np.nan), np.full(S, np.nan)
     first = np.linalg.solve(np.eye(int(e.visited.sum())) - Q[on], (R1 @ K)[e.visited])
     if terms is None:
@@ -268,10 +284,8 @@ def microprice_adjustment(
             raise DataError(f"the mid drifts by {drift:.3g} a move (pi.G1 is not 0), so it has no limit: count each step in the mirror too")
         G[e.visited] = np.linalg.solve(np.eye(len(first)) - e.B[on] + e.limit[on], first)
     else:
-        if terms < 1:
-            raise ParameterError(f"terms = {terms!r} must be >= 1, or None for the limit")
         term = total = first
-        for _ in range(terms - 1):
+        for _ in range(_whole("terms", terms, 1) - 1):
             term = e.B[on] @ term
             total = total + term
         G[e.visited] = total
@@ -336,13 +350,14 @@ def _block_cov(
     lift[h, np.arange(h.size)], lift[mirror[h], np.arange(h.size)] = 1.0, -1.0
     return lift @ half @ lift.T
 
-# %% ../../nbs/20_features.microprice.ipynb #0e6225c5
+# %% ../../nbs/20_features.microprice.ipynb #86623120
 def spread_buckets(
     spread_ticks: np.ndarray,  # whole numbers of ticks; NaN is left out
     *,
     n_spread: int,  # buckets at most
 ) -> np.ndarray:  # int64, the widest spread of each bucket but the last, which has no end
-    "Edges that share the quotes out, smallest spreads first. Raises DataError without a spread."
+    "Edges that share the quotes out, smallest spreads first. Raises DataError without a spread, ParameterError."
+    _whole("n_spread", n_spread, 1)
     value, count = np.unique(spread_ticks[np.isfinite(spread_ticks)], return_counts=True)
     if not value.size:
         raise DataError("quotes: there is no spread >= 0 in any row")
@@ -362,8 +377,12 @@ def microprice_states(
     edges: np.ndarray,  # from spread_buckets, ticks
     tick: float,  # price
 ) -> np.ndarray:  # int64[n], spread bucket * n_imb + imbalance bucket; -1 = not known (no size, crossed)
-    "The state of each quote. Raises DataError for a missing column."
+    "The state of each quote. Raises DataError for a missing column or a size below zero, ParameterError for the tick."
+    check_positive("tick", tick, unit="price")
     qb, qa = _column(quotes, "bid_size"), _column(quotes, "ask_size")
+    bad = np.flatnonzero((qb < 0) | (qa < 0))
+    if bad.size:
+        raise DataError(f"quotes: bid_size or ask_size below 0 (units) in {bad.size} row(s), first row {bad[0]}: drop or repair those rows")
     wide = np.rint((_column(quotes, "ask") - _column(quotes, "bid")) / tick)
     known = (wide >= 0) & (qb + qa > 0)
     low = np.where(known, np.minimum(qb, qa) / np.where(known, qb + qa, 1.0) * n_imb, 0.0).astype(np.int64)
@@ -462,19 +481,23 @@ class MicropriceModel:
         "G with errors over blocks: bootstrap when rng is given, else a sandwich. Raises DataError or ParameterError."
         return _fit(self, rng, n_boot)
 
-# %% ../../nbs/20_features.microprice.ipynb #78c5875d
+# %% ../../nbs/20_features.microprice.ipynb #4beb7433
 def _fit(model: MicropriceModel, rng: np.random.Generator | None, n_boot: int) -> MicropriceResults:
     "The work of MicropriceModel.fit."
-    n_imb = model.n_imbalance
-    if n_imb < 3 or n_imb % 2 == 0 or model.n_spread < 1 or n_boot < 20:
-        raise ParameterError(f"n_imbalance = {n_imb}, n_spread = {model.n_spread}, n_boot = {n_boot} must be odd and >= 3, >= 1, and >= 20")
+    n_imb, n_spread, n_boot = _whole("n_imbalance", model.n_imbalance, 3), _whole("n_spread", model.n_spread, 1), _whole("n_boot", n_boot, 20)
+    if n_imb % 2 == 0:
+        raise ParameterError(f"n_imbalance = {n_imb} must be odd, so that an even book has a bucket of its own: try {n_imb + 1}")
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        raise ParameterError(f"rng = {rng!r} must be a numpy Generator, e.g. np.random.default_rng(1), or None")
     if not model.block_s > 0:
         raise ParameterError(f"block_s = {model.block_s!r} (s) must be > 0: 1800 for half hours, math.inf for sessions")
     quotes = model.quotes if model.every_s is None else to_clock(model.quotes, every_s=model.every_s)
     bid, ask = _column(quotes, "bid"), _column(quotes, "ask")
+    if len(bid) < 2:
+        raise DataError(f"quotes: {len(bid)} row(s) (after every_s = {model.every_s!r}), and a chain needs at least two")
     tick = infer_tick(np.r_[bid, ask]) if model.tick is None else check_positive("tick", model.tick, unit="price")
     wide = np.rint((ask - bid) / tick)
-    edges = spread_buckets(np.where(wide >= 0, wide, np.nan), n_spread=model.n_spread)
+    edges = spread_buckets(np.where(wide >= 0, wide, np.nan), n_spread=n_spread)
     shape = (len(edges) + 1, n_imb)
     x = microprice_states(quotes, n_imb=n_imb, edges=edges, tick=tick)
     t = transitions(x, np.rint(np.diff(bid + ask) / tick), n_imb=n_imb, n_spread=shape[0], blocks=_time_blocks(quotes, model.block_s))
@@ -491,7 +514,7 @@ def _fit(model: MicropriceModel, rng: np.random.Generator | None, n_boot: int) -
                              nobs=int(t.counts.sum() / 2), chain=chain, G=frame[1], G1=frame[0], edges=edges, tick=tick, visits=t.counts.sum(axis=(1, 2)),
                              closed=e.closed, unvisited=[n for n, u in zip(names, gone, strict=True) if u], n_blocks=len(t.steps))
 
-# %% ../../nbs/20_features.microprice.ipynb #6ff31f54
+# %% ../../nbs/20_features.microprice.ipynb #22b4f0f4
 @njit
 def _walk_nb(
     stay: np.ndarray,  # [S, S], cumulative chances of the next state without a move
@@ -525,9 +548,11 @@ def simulate_chain(
     rng: np.random.Generator,  # the source of randomness
     start: int = 0,  # first state
 ) -> tuple[np.ndarray, np.ndarray]:  # states int64[n + 1], dmid float64[n]
-    "A tape of states and moves whose law, and so whose G, is known."
+    "A tape of states and moves whose law, and so whose G, is known. Raises ParameterError for a start that is no state."
+    if not 0 <= start < len(Q) or start != int(start):
+        raise ParameterError(f"start = {start!r} must be one of the states 0..{len(Q) - 1}")
     scale = np.maximum(np.asarray(R1).sum(axis=1, keepdims=True), 1e-300)
-    states, moves = _walk_nb(np.cumsum(Q, axis=1), np.cumsum(R1 / scale, axis=1), np.cumsum(T / scale, axis=1), rng.random((n, 2)), start)
+    states, moves = _walk_nb(np.cumsum(Q, axis=1), np.cumsum(R1 / scale, axis=1), np.cumsum(T / scale, axis=1), rng.random((_whole("n", n, 1), 2)), int(start))
     return states, np.append(np.asarray(K, dtype=np.float64), 0.0)[np.minimum(moves, len(K) - 1)]
 
 # %% ../../nbs/20_features.microprice.ipynb #6340c6cd
@@ -546,7 +571,7 @@ def _ratio_sd(
     mean = (sums[start + length] - sums[start]).sum(axis=1) / (start.shape[1] * length)
     return np.array([mean[:, 0].std(ddof=1), np.std(mean[:, 0] / mean[:, 1], ddof=1) if (mean[:, 1] > 0).all() else math.nan])
 
-# %% ../../nbs/20_features.microprice.ipynb #8d3df938
+# %% ../../nbs/20_features.microprice.ipynb #3b5decd3
 def _later(
     marks: pd.DataFrame,  # quotes at regular marks
     ahead: int,  # marks
@@ -555,7 +580,7 @@ def _later(
     m = mid(marks).to_numpy()
     return np.concatenate([np.append(m[a + ahead : b], np.full(min(ahead, b - a), np.nan)) for a, b in session_rows(to_ns(marks["time"]))])
 
-
+# %% ../../nbs/20_features.microprice.ipynb #5c64de9f
 def price_skill(
     quotes: pd.DataFrame,  # time, bid, ask, bid_size, ask_size: NOT those that a price was fitted on
     prices: Mapping[str, pd.Series],  # a price of each quote, by name
@@ -567,6 +592,9 @@ def price_skill(
     level: float = 0.95,  # of the intervals
 ) -> pd.DataFrame:  # horizon_s, price, n, rmse, gain lower upper (price^2), skill skill_lower skill_upper
     "How much better than the mid a price predicts the later mid: gain = mean loss of the mid minus its own. Raises DataError or ParameterError."
+    if not 0 < level < 1:
+        raise ParameterError(f"level = {level!r} (probability) must be between 0 and 1: 0.95 gives 95 % intervals")
+    _whole("n_boot", n_boot, 20)
     marks = to_clock(quotes, every_s=every_s)
     at = np.searchsorted(to_ns(quotes["time"]), to_ns(marks["time"]), side="right") - 1
     m, rows = mid(marks).to_numpy(), []
@@ -578,7 +606,7 @@ def price_skill(
         for name, series in prices.items():
             if len(series) != len(quotes):
                 raise DataError(f"price {name!r} has {len(series)} values for {len(quotes)} quotes: give one for each quote")
-            base, own = (later - m) ** 2, (later - series.to_numpy(dtype=np.float64)[at]) ** 2
+            base, own = (later - m) ** 2, (later - np.asarray(series, dtype=np.float64)[at]) ** 2
             both = np.column_stack([base - own, base])[np.isfinite(base - own)]
             if len(both) < 20:
                 raise DataError(f"price {name!r}: {len(both)} mark(s) with a mid {h} s later: 20 at least are needed")

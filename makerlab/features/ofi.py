@@ -317,7 +317,7 @@ def integrated_ofi(
     w = weights.weights if isinstance(weights, IntegratedWeights) else np.asarray(weights, dtype=np.float64)
     return np.asarray(X, dtype=np.float64) @ w
 
-# %% ../../nbs/21_features.ofi.ipynb #61fb7606
+# %% ../../nbs/21_features.ofi.ipynb #66a0addc
 def rolling_integrated_ofi(
     X: Any,  # [buckets, levels], scaled OFI in time order, e.g. the ofi_ columns of scaled_ofi_buckets
     *,
@@ -326,27 +326,30 @@ def rolling_integrated_ofi(
 ) -> pd.DataFrame:  # integrated, explained, weight_1 ...: a row a bucket
     "Integrated OFI with weights from PAST buckets only (Cont, Cucuringu & Zhang 2023). Raises DataError or ParameterError."
     x = np.asarray(X, dtype=np.float64)
-    if x.ndim != 2 or not len(x) or not np.isfinite(x).all():
-        raise DataError(f"X of shape {x.shape} must be finite, buckets by levels")
+    if x.ndim != 2 or not x.size:
+        raise DataError(f"X of shape {x.shape} must have a row a bucket and a column a level")
+    if not np.isfinite(x).all():
+        raise DataError(f"X is not finite in row {int(np.argmin(np.isfinite(x).all(axis=1)))}: drop such buckets knowingly first")
     n, levels = x.shape
-    if burn_in < 2 or (window is not None and window < burn_in):
-        raise ParameterError(f"burn_in = {burn_in!r} and window = {window!r} (buckets) must be >= 2 and >= burn_in")
+    if burn_in < 2 or burn_in != int(burn_in) or (window is not None and (window < burn_in or window != int(window))):
+        raise ParameterError(f"burn_in = {burn_in!r} and window = {window!r} (buckets) must be whole numbers, >= 2 and >= burn_in")
     centred = x - x[:burn_in].mean(axis=0)  # any constant will do: it only keeps the sums small
     s1 = np.vstack([np.zeros(levels), np.cumsum(centred, axis=0)])
     s2 = np.concatenate([np.zeros((1, levels, levels)), np.cumsum(centred[:, :, None] * centred[:, None, :], axis=0)])
-    k = np.arange(min(burn_in, n), n)
-    first = np.zeros_like(k) if window is None else np.maximum(k - window, 0)
+    k = np.arange(min(int(burn_in), n), n)
+    first = np.zeros_like(k) if window is None else np.maximum(k - int(window), 0)
     count, sums = (k - first)[:, None, None], s1[k] - s1[first]
     cov = (s2[k] - s2[first] - sums[:, :, None] * sums[:, None, :] / count) / (count - 1)
     values, vectors = np.linalg.eigh(cov)
     w = vectors[:, :, -1] * np.where(vectors[:, :, -1].sum(axis=1) >= 0, 1.0, -1.0)[:, None]
-    w = np.where(values[:, -1:] > 0, w / np.abs(w).sum(axis=1, keepdims=True), np.nan)
+    flat = values[:, -1] * (count[:, 0, 0] - 1) <= 1e-10 * np.trace(s2[k], axis1=1, axis2=2)  # what is left is rounding
+    w = np.where(flat[:, None], np.nan, w / np.abs(w).sum(axis=1, keepdims=True))
     out = np.full((n, levels + 2), np.nan)
     out[k, 0], out[k, 2:] = (x[k] * w).sum(axis=1), w
-    out[k, 1] = values[:, -1] / np.maximum(values.sum(axis=1), 1e-300)
+    out[k, 1] = np.where(flat, np.nan, values[:, -1] / np.maximum(values.sum(axis=1), 1e-300))
     return pd.DataFrame(out, columns=["integrated", "explained", *(f"weight_{m + 1}" for m in range(levels))], index=getattr(X, "index", None))
 
-# %% ../../nbs/21_features.ofi.ipynb #9970870e
+# %% ../../nbs/21_features.ofi.ipynb #d7e96ea2
 def _hac_cov(
     X: np.ndarray,  # [n, p]
     u: np.ndarray,  # [n], residuals
@@ -370,11 +373,11 @@ def _critical(
     lags: int,  # Bartlett lags
     n: int,  # observations
 ) -> float:  # instead of the normal quantile
-    "Kiefer & Vogelsang's (2005, table 1) critical value of a HAC t statistic, interpolated between their levels."
+    "Kiefer & Vogelsang's (2005, table 1) critical value of a HAC t statistic, interpolated between their levels (80 to 99 %; beyond, the nearest one's)."
     z, b = stats.norm.ppf(1 - alpha / 2), min((lags + 1) / n, 1.0)
     return float(z + sum(np.interp(z, _FIXED_B[:, 0], _FIXED_B[:, j]) * b**j for j in (1, 2, 3)))
 
-# %% ../../nbs/21_features.ofi.ipynb #cfb83f53
+# %% ../../nbs/21_features.ofi.ipynb #d97b7b8d
 @dataclass(frozen=True, kw_only=True)
 class OFIRegression(Results):
     "A fit of mid change on order flow (@eq-impact) with Newey-West standard errors."
@@ -395,8 +398,11 @@ class OFIRegression(Results):
         return normal.assign(lower=self.params - (self.params - normal["lower"]) * wide, upper=self.params + (normal["upper"] - self.params) * wide)
 
     def predict(self, buckets: pd.DataFrame) -> pd.Series:
-        "The mid change that other buckets' flow says, price."
+        "The mid change that other buckets' flow says, price. Raises DataError for a missing column."
         names = self.params.index[1:] if len(self.params) > 2 else [self.data.attrs["x"]]
+        missing = [c for c in names if c not in buckets.columns]
+        if missing:
+            raise DataError(f"buckets: missing column {', '.join(missing)}; there are {', '.join(map(str, buckets.columns))}")
         return buckets[list(names)] @ self.params.to_numpy()[1:] + self.params.iloc[0]
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -410,7 +416,7 @@ class OFIRegression(Results):
         y = design @ self.params.to_numpy()
         return curve(ax, grid, y, lo=y - half, hi=y + half)
 
-# %% ../../nbs/21_features.ofi.ipynb #5a535bb0
+# %% ../../nbs/21_features.ofi.ipynb #d513469b
 def ofi_regression(
     buckets: pd.DataFrame,  # from ofi_buckets or scaled_ofi_buckets
     *,
@@ -420,6 +426,9 @@ def ofi_regression(
 ) -> OFIRegression:  # .beta .r2 .bse .conf_int() .summary() .predict() .plot()
     "Least squares of y on flow with an intercept. Raises DataError for too few buckets or flow that never varies."
     flows = [x] if isinstance(x, str) else list(x)
+    missing = [c for c in [*flows, y] if c not in buckets.columns]
+    if missing or not flows:
+        raise DataError(f"buckets: missing column {', '.join(missing) or 'of flow'}; there are {', '.join(map(str, buckets.columns))}")
     names, columns = (["beta"], ["x"]) if isinstance(x, str) else (flows, flows)
     both = pd.DataFrame({c: buckets[f].to_numpy(dtype=float) for c, f in zip([*columns, "y"], [*flows, y], strict=True)}).dropna(ignore_index=True)
     both.attrs["x"] = flows[0]
@@ -439,7 +448,7 @@ def ofi_regression(
                          units=dict.fromkeys(names, "price/unit") | {"const": "price"}, llf=-n / 2 * (math.log(2 * math.pi * max(ssr, 1e-300) / n) + 1),
                          nobs=n, r2=1 - ssr / sst if sst > 0 else math.nan, hac_lags=lags, data=both)
 
-# %% ../../nbs/21_features.ofi.ipynb #c593248e
+# %% ../../nbs/21_features.ofi.ipynb #60d1c7a6
 @njit
 def _stylised_nb(
     u: np.ndarray,  # [n, 2], uniform
@@ -470,7 +479,10 @@ def stylised_book(
     start: Any = pd.Timestamp("2026-03-02 14:30", tz="UTC"),  # of the first
     mid0: float = 100.0,  # price
 ) -> pd.DataFrame:  # time, bid, bid_size, ask, ask_size
-    "The book of Cont, Kukanov & Stoikov's (2014) stylised model, whose impact is tick / (2 depth)."
+    "The book of Cont, Kukanov & Stoikov's (2014) stylised model, whose impact is tick / (2 depth). Raises ParameterError."
+    if not (depth >= 1 and n >= 1 and depth == int(depth) and n == int(n)):
+        raise ParameterError(f"depth = {depth!r} (units) and n = {n!r} (orders) must be whole numbers >= 1")
+    check_positive("tick", tick, unit="price"), check_positive("every_s", every_s, unit="s")
     rows = _stylised_nb(rng.random((n, 2)), depth)
     time = start + pd.to_timedelta((np.arange(n) * every_s * 1e9).astype(np.int64), unit="ns")
     return pd.DataFrame({"time": time, "bid": mid0 + tick * rows[:, 0], "bid_size": rows[:, 1], "ask": mid0 + tick * rows[:, 2], "ask_size": rows[:, 3]})

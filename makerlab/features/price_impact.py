@@ -133,11 +133,14 @@ class DepthLaw(Results):
             axis.set_minor_formatter("")
         return ax
 
-# %% ../../nbs/21a_features.price_impact.ipynb #efda3cc4
+# %% ../../nbs/21a_features.price_impact.ipynb #f9388df7
 def depth_law(
     windows: pd.DataFrame,  # beta (ticks per unit) and depth (units), e.g. of impact_by_window
 ) -> DepthLaw:  # .c .params .bse .conf_int() .r2 .summary() .plot()
     "Least squares of log beta on log depth with HC3 errors (Cont, Kukanov & Stoikov 2014). Raises DataError for fewer than four usable windows."
+    missing = [name for name in ("depth", "beta") if name not in windows.columns]
+    if missing:
+        raise DataError(f"windows: missing column {', '.join(missing)}; there are {', '.join(map(str, windows.columns))}")
     table = pd.DataFrame({name: windows[name].to_numpy(dtype=np.float64) for name in ("depth", "beta")})
     good = (table["beta"] > 0) & (table["depth"] > 0) & pd.Series(np.isfinite(table.to_numpy()).all(axis=1))
     used = table[good].reset_index(drop=True)

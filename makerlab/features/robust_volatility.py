@@ -52,7 +52,7 @@ def _overlap(
 
 SHAPES: dict[str, Callable[[int], np.ndarray]] = {"two_scale": _bartlett, "realised_kernel": _parzen, "pre_averaging": _overlap}
 
-# %% ../../nbs/22a_features.robust_volatility.ipynb #b9ea03b2
+# %% ../../nbs/22a_features.robust_volatility.ipynb #4634d142
 def flat_top_weights(
     method: str,  # "two_scale", "realised_kernel" or "pre_averaging"
     *,
@@ -61,9 +61,9 @@ def flat_top_weights(
 ) -> np.ndarray:  # weights of lags 0, 1, ...; the first dependence + 2 are 1
     "The weights of a method's autocovariances (@eq-flat). Raises ParameterError."
     check_choice("method", method, tuple(SHAPES))
-    J = int(dependence) + 1
-    if dependence < 0 or scale < J + 2:
-        raise ParameterError(f"scale = {scale!r} (observations) must exceed dependence = {dependence!r} (>= 0) by at least 3")
+    if not (dependence >= 0 and dependence % 1 == 0 and scale % 1 == 0 and scale >= dependence + 3):
+        raise ParameterError(f"scale = {scale!r} (observations) must exceed dependence = {dependence!r} (>= 0) by at least 3, both whole numbers")
+    J, scale = int(dependence) + 1, int(scale)
     raw = SHAPES[method](scale)
     return np.r_[np.full(J + 1, raw[J]), raw[J + 1 :]] / raw[J]
 
@@ -191,7 +191,7 @@ def _cumulants(x: np.ndarray, s: float, c: np.ndarray, rho: float, J: int) -> tu
     movement = movement if movement > 2 * spread else 0.0
     return movement, max((fourth(near) - near * movement) / 2, -0.5 * max(c[0] - s, 0.0) ** 2)  # no variable has less than -2 omega^4
 
-# %% ../../nbs/22a_features.robust_volatility.ipynb #7dd68f53
+# %% ../../nbs/22a_features.robust_volatility.ipynb #ca189fee
 def _observed(price: pd.Series, every_s: float | None, kind: str) -> tuple[np.ndarray, float]:
     "Prices (or logs) of one session at their stamps or on a clock, and the seconds that they span. Raises DataError."
     check_choice("kind", kind, ("price", "return"))
@@ -203,6 +203,8 @@ def _observed(price: pd.Series, every_s: float | None, kind: str) -> tuple[np.nd
         x, t = x[np.searchsorted(t, marks, side="right") - 1], marks
     if x.size < 61 or not x.max() > x.min():
         raise DataError(f"price: {x.size} observation(s), {np.unique(x).size} of them different: at least 61 are needed, and a price that moves")
+    if not t[-1] > t[0]:
+        raise DataError(f"price: {x.size} observation(s) that span 0 s: volatility is per square root of time, so two moments are needed")
     return np.log(x) if kind == "return" else x - x[0], float(t[-1] - t[0]) * 1e-9
 
 
@@ -246,16 +248,17 @@ class RobustVol(Results):
         out.loc["sigma"] = np.sqrt(ends / self.span_s)
         return out
 
-# %% ../../nbs/22a_features.robust_volatility.ipynb #d115d168
+# %% ../../nbs/22a_features.robust_volatility.ipynb #cc750eb8
 def _estimate(price: pd.Series, method: str, every_s: float | None, scale: int | None, dependence: int, kind: str) -> RobustVol:
     "One method on one session. Raises DataError, ParameterError."
     x, span_s = _observed(price, every_s, kind)
-    n, J = x.size - 1, int(dependence) + 1
-    if not (dependence >= 0 and float(dependence).is_integer() and 20 * J <= n):
+    n = x.size - 1
+    if not (dependence >= 0 and dependence % 1 == 0 and 20 * (dependence + 1) <= n):
         raise ParameterError(f"dependence = {dependence!r} (observations) must be a whole number from 0 to {n // 20 - 1} for {n} changes")
+    J = int(dependence) + 1
+    if scale is not None and not (J + 2 <= scale <= n // 4 and scale % 1 == 0):
+        raise ParameterError(f"scale = {scale!r} (observations) must be a whole number between {J + 2} and a quarter of the {n} changes")
     size = _auto_scale(method, x, span_s, J) if scale is None else int(scale)
-    if not J + 2 <= size <= n // 4:
-        raise ParameterError(f"scale = {scale!r} (observations) must lie between {J + 2} and a quarter of the {n} changes")
     V, published = METHODS[method](x, size, J)
     w = flat_top_weights(method, scale=size, dependence=dependence)
     r, s = np.diff(x), max(V, 0.0) / n

@@ -37,7 +37,7 @@ def forward_slow(
             out[i] = m[t_s <= s + horizon_s][-1] - m[t_s <= s][-1]
     return out
 
-# %% ../../nbs/23_features.signals.ipynb #d673dc03
+# %% ../../nbs/23_features.signals.ipynb #25c4d535
 def _timed(
     data: pd.Series | pd.DataFrame,  # indexed by UTC time, or with a time column
     name: str,  # for refusals
@@ -55,10 +55,10 @@ def _timed(
             listed = ", ".join(map(str, columns[:4]))
             raise DataError(f"{name} is a frame with {len(columns)} value columns ({listed} ...): pass one of them, indexed by time")
         t = to_ns(data["time"])
-    elif isinstance(data.index, pd.DatetimeIndex):
+    elif isinstance(data, pd.Series) and isinstance(data.index, pd.DatetimeIndex):
         values, t = data, to_ns(data.index)
     else:
-        raise DataError(f"{name} must be indexed by UTC time, or be a frame with a time column")
+        raise DataError(f"{name} ({type(data).__name__}) must be a Series indexed by UTC time, or a frame with a time column")
     if t.size and (np.diff(t) < 0).any():
         raise DataError(f"{name}: time is earlier than the row before at row {int(np.argmax(np.diff(t) < 0)) + 1}: sort by time")
     return t, values.to_numpy(dtype=np.float64)
@@ -135,7 +135,7 @@ class _Paired:
         "By how much overlapping moves shrink the variance over blocks, by horizon."
         return self.h / (3 * self.block_s)
 
-# %% ../../nbs/23_features.signals.ipynb #f3895e7a
+# %% ../../nbs/23_features.signals.ipynb #03c62b44
 def _pair(signal: Any, mid: Any, horizons_s: Sequence[float], delay_s: float, block_s: float | None, gap_s: float) -> _Paired:
     "Checked inputs in one place. Raises DataError, ParameterError."
     h = _horizons(horizons_s)
@@ -149,6 +149,9 @@ def _pair(signal: Any, mid: Any, horizons_s: Sequence[float], delay_s: float, bl
         raise DataError(f"no row of the signal has a mid at its time and {h[-1]:g} s later: do signal and mid share their hours?")
     use = np.isfinite(y[:, 0])
     at, x, y = at[use], x[use], y[use]
+    still = np.nanmax(y, axis=0) == np.nanmin(y, axis=0)
+    if still.any():
+        raise DataError(f"mid: every move over {h[still][0]:g} s is the same ({np.nanmax(y, axis=0)[still][0]:g} price): nothing to predict")
     length = 4 * float(h[-1] + delay_s) if block_s is None else check_positive("block_s", block_s, unit="s")
     if length < 2 * h[-1]:
         raise ParameterError(f"block_s = {block_s!r} s must be at least twice the longest horizon, {h[-1]:g} s: shorter blocks are not independent")
@@ -209,7 +212,7 @@ def _means(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean = total / n
         return mean[..., 0, :], (S[..., 1] - mean * S[..., 0]) / n
 
-# %% ../../nbs/23_features.signals.ipynb #6dbb5b94
+# %% ../../nbs/23_features.signals.ipynb #a6168887
 Stat = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # block sums -> values, pulls
 
 
@@ -219,9 +222,15 @@ def _se(pull: np.ndarray) -> np.ndarray:
     return np.sqrt(B / (B - 1) * (pull * pull).sum(axis=-2))
 
 
-def _draw(blocks: int, reps: int, rng: np.random.Generator) -> np.ndarray:  # int64[reps, blocks]
-    "Resampled blocks, by arch."
-    return np.stack([position[0][0] for position in IIDBootstrap(np.arange(blocks), seed=rng).bootstrap(reps)])
+def _draw(blocks: int, reps: int, rng: np.random.Generator, alpha: float) -> np.ndarray:  # int64[reps, blocks]
+    "Resampled blocks, by arch. Raises ParameterError."
+    if not 0 < alpha < 1:
+        raise ParameterError(f"alpha = {alpha!r} (probability) must be between 0 and 1: 0.05 gives 95 % intervals")
+    if not (reps % 1 == 0 and (reps + 1) * alpha >= 1 - 1e-9):
+        raise ParameterError(f"reps = {reps!r} must be a whole number >= {math.ceil(1 / alpha - 1e-9) - 1} for alpha = {alpha!r}: 999 is a good number")
+    if not isinstance(rng, np.random.Generator):
+        raise ParameterError(f"rng = {rng!r} must be a numpy Generator, e.g. np.random.default_rng(1)")
+    return np.stack([position[0][0] for position in IIDBootstrap(np.arange(blocks), seed=rng).bootstrap(int(reps))])
 
 
 @dataclass(frozen=True)
@@ -259,7 +268,7 @@ def _boot(S: np.ndarray, stat: Stat, rows: np.ndarray, overlap: np.ndarray | flo
     with np.errstate(invalid="ignore", divide="ignore"):
         return _Booted(value, _se(pull) / np.sqrt(1 - overlap), (replicates - value) / se, replicates, S.shape[0] - 1)
 
-# %% ../../nbs/23_features.signals.ipynb #022ec00e
+# %% ../../nbs/23_features.signals.ipynb #112cab06
 def _ranked(p: _Paired) -> tuple[np.ndarray, np.ndarray]:
     "Ranks of signal and moves, column by column, scaled to (-1, 1); NaN stays."
     rx, ry = np.full(p.y.shape, np.nan), np.full(p.y.shape, np.nan)
@@ -297,9 +306,9 @@ def information_coefficient(
     "Correlation of a signal with the move that follows, by horizon. Raises DataError, ParameterError."
     check_choice("method", method, ("pearson", "rank"))
     p = _pair(signal, mid, horizons_s, delay_s, block_s, SESSION_GAP_S)
-    return _ic(p, method, _draw(p.blocks, reps, rng), alpha)
+    return _ic(p, method, _draw(p.blocks, reps, rng, alpha), alpha)
 
-# %% ../../nbs/23_features.signals.ipynb #14ef7ebf
+# %% ../../nbs/23_features.signals.ipynb #be4a92c8
 def _groups(x: np.ndarray, bins: int) -> np.ndarray:
     "The quantile group of each value, 0, 1, ...; ties together, empty groups closed up."
     edges = np.unique(np.quantile(x, np.arange(1, bins) / bins))
@@ -340,11 +349,13 @@ def deciles(
     if not (bins >= 2 and float(bins).is_integer()):
         raise ParameterError(f"bins = {bins!r} must be a whole number >= 2")
     p = _pair(signal, mid, [horizon_s], delay_s, block_s, SESSION_GAP_S)
-    return _deciles(p, p.x, 0, int(bins), _draw(p.blocks, reps, rng), alpha)
+    return _deciles(p, p.x, 0, int(bins), _draw(p.blocks, reps, rng, alpha), alpha)
 
-# %% ../../nbs/23_features.signals.ipynb #d8635f12
+# %% ../../nbs/23_features.signals.ipynb #b5c09eb1
 def _markouts(p: _Paired, share: float, rows: np.ndarray, alpha: float) -> pd.DataFrame:
-    "High, low and half the difference, by horizon."
+    "High, low and half the difference, by horizon. Raises DataError, ParameterError."
+    if not 0 < share <= 0.5:
+        raise ParameterError(f"share = {share!r} (fraction of rows) must be above 0 and at most 0.5")
     low, high = np.quantile(p.x, [share, 1 - share])
     if not low < high:
         raise DataError(f"signal: its quantiles at {share:g} and {1 - share:g} are one value ({low:.3g} sd): no high and no low")
@@ -376,10 +387,8 @@ def conditional_markouts(
     alpha: float = 0.05,  # 1 - level
 ) -> pd.DataFrame:  # when, horizon_s, move (price), se, lower, upper, lower_all, upper_all, p, p_all
     "Mean move after a high and after a low signal, by horizon. Raises DataError, ParameterError."
-    if not 0 < share <= 0.5:
-        raise ParameterError(f"share = {share!r} (fraction of rows) must be above 0 and at most 0.5")
     p = _pair(signal, mid, horizons_s, delay_s, block_s, SESSION_GAP_S)
-    return _markouts(p, share, _draw(p.blocks, reps, rng), alpha)
+    return _markouts(p, share, _draw(p.blocks, reps, rng, alpha), alpha)
 
 # %% ../../nbs/23_features.signals.ipynb #7fa3a463
 def _fit_decay(slices: np.ndarray, se: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -418,7 +427,7 @@ class Decay:
             return np.full(h.shape, math.nan)
         return self.gain * (1 - 0.5 ** (h / self.half_life_s))
 
-# %% ../../nbs/23_features.signals.ipynb #a8d892f2
+# %% ../../nbs/23_features.signals.ipynb #2b9aa9b0
 def _decay(p: _Paired, rows: np.ndarray, alpha: float) -> Decay:
     "Slopes, slices and the half-life of a pair."
     common = np.where(np.isfinite(p.y[:, -1:]), p.y, np.nan)  # all horizons on the same rows
@@ -454,11 +463,13 @@ def decay(
 ) -> Decay:
     "For how long a signal predicts (@eq-decay). Raises DataError, ParameterError."
     p = _pair(signal, mid, horizons_s, delay_s, block_s, SESSION_GAP_S)
-    return _decay(p, _draw(p.blocks, reps, rng), alpha)
+    return _decay(p, _draw(p.blocks, reps, rng, alpha), alpha)
 
-# %% ../../nbs/23_features.signals.ipynb #a545c60b
+# %% ../../nbs/23_features.signals.ipynb #d7cb047b
 def _scramble(p: _Paired, n: int, rng: np.random.Generator) -> pd.DataFrame:
-    "Information coefficients against those of the turned signal."
+    "Information coefficients against those of the turned signal. Raises ParameterError."
+    if not (n >= 19 and n % 1 == 0):
+        raise ParameterError(f"turns of the signal: {n!r} cannot show a p-value of 0.05: give a whole number >= 19")
     ok = np.isfinite(p.y)
     y = np.where(ok, p.y - np.nanmean(p.y, axis=0), 0.0)
     y /= np.sqrt((y * y).sum(axis=0) * p.x.size / ok.sum(axis=0))
@@ -482,9 +493,7 @@ def scramble_test(
     delay_s: float = 0.0,  # s
 ) -> pd.DataFrame:  # horizon_s, ic, scrambled_sd, p, p_all
     "Is the link between signal and move stronger than between the move and the same signal at another time? Raises DataError, ParameterError."
-    if n < 19:
-        raise ParameterError(f"n = {n!r} turns cannot show a p-value of 0.05: give at least 19")
-    return _scramble(_pair(signal, mid, horizons_s, delay_s, None, SESSION_GAP_S), int(n), rng)
+    return _scramble(_pair(signal, mid, horizons_s, delay_s, None, SESSION_GAP_S), n, rng)
 
 # %% ../../nbs/23_features.signals.ipynb #e7cba79a
 @dataclass(frozen=True)
@@ -527,7 +536,7 @@ class SignalResults:
         "IC by horizon, move by decile, slope by horizon with the fit; all with their intervals."
         return _panels(self, axes(n=3, title=self.name)[1] if axs is None else axs)
 
-# %% ../../nbs/23_features.signals.ipynb #c13cbf2f
+# %% ../../nbs/23_features.signals.ipynb #a927363c
 def _verdict(r: SignalResults) -> str:
     "The answer in one sentence, from the horizon that stands out most."
     row = r.ic.iloc[int((r.ic["ic"] / r.ic["se"]).abs().argmax())]
@@ -535,9 +544,10 @@ def _verdict(r: SignalResults) -> str:
     if not r.predicts:
         return f"{r.name}: no evidence that it predicts ({looked})"
     lo, hi = r.decay.half_life_interval
+    adds = f"adds until {r.decay.until_s:g} s" if r.decay.until_s else "no slice stands out alone"
     life = f", half-life {r.decay.half_life_s:.3g} s ({lo:.3g} to {hi:.3g})" if r.decay.fits else ", with no single half-life"
     return (f"{r.name}: predicts, IC {row.ic:.3f} at {row.horizon_s:g} s ({row.lower_all:.3f} to {row.upper_all:.3f}), "
-            f"adds until {r.decay.until_s:g} s{life}; {looked}")
+            f"{adds}{life}; {looked}")
 
 
 def _panels(r: SignalResults, axs: Sequence[Axes]) -> list[Axes]:
@@ -556,7 +566,7 @@ def _panels(r: SignalResults, axs: Sequence[Axes]) -> list[Axes]:
         ax.axhline(0, color="0.4", lw=0.8)
     return [first, second, third]
 
-# %% ../../nbs/23_features.signals.ipynb #cf1717b9
+# %% ../../nbs/23_features.signals.ipynb #ebc82f1a
 def evaluate(
     signal: pd.Series | pd.DataFrame,  # known at its time; indexed by UTC time, or with a time column
     mid: pd.Series | pd.DataFrame,  # mids indexed by UTC time, or quotes
@@ -573,7 +583,7 @@ def evaluate(
 ) -> SignalResults:
     "Does a signal predict, and for how long? Raises DataError, ParameterError."
     p = _pair(signal, mid, horizons_s, delay_s, block_s, SESSION_GAP_S)
-    rows = _draw(p.blocks, reps, rng)
+    rows = _draw(p.blocks, reps, rng, alpha)
     label = name or (str(signal.name) if isinstance(signal, pd.Series) and signal.name is not None else "signal")
     return SignalResults(label, _ic(p, "pearson", rows, alpha), _ic(p, "rank", rows, alpha), _deciles(p, p.x, p.h.size // 2, 10, rows, alpha),
                          _markouts(p, share, rows, alpha), _decay(p, rows, alpha), _scramble(p, turns, rng), p.blocks, p.block_s, alpha)

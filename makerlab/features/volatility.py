@@ -6,10 +6,11 @@
 __all__ = ['STEP_UNITS', 'CLOCK_UNITS', 'sigma_slow', 'rolling_vol', 'to_price_sigma', 'VolatilityEstimator', 'realized_vol',
            'signature', 'DiurnalProfile', 'diurnal_profile', 'features', 'event_features']
 
-# %% ../../nbs/22_features.volatility.ipynb #39fa4058
+# %% ../../nbs/22_features.volatility.ipynb #6e9679ec
 import math
 from dataclasses import dataclass
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -271,21 +272,23 @@ class DiurnalProfile(Results):
         ci = self.conf_int()
         return points(ax, (self.starts_s + self.bin_s / 2) / 3600, self.params, lo=ci["lower"], hi=ci["upper"], label=f"{self.days} days")
 
-# %% ../../nbs/22_features.volatility.ipynb #f33073f2
+# %% ../../nbs/22_features.volatility.ipynb #4aaff032
 def _day_table(t: np.ndarray, m: np.ndarray, bin_s: float, every_s: float, tz: str) -> pd.DataFrame:
     "Realised variance per second, one row a session, one column a bin. Raises DataError."
-    rows = {from_ns(t[a : a + 1])[0].tz_convert(tz).normalize(): _day_bins(t[a:b], m[a:b], every_s, bin_s, tz) for a, b in session_rows(t)}
-    table = pd.DataFrame(rows).T
+    rows: dict[pd.Timestamp, list[pd.Series]] = {}
+    for a, b in session_rows(t):  # a long pause may part a day in two
+        rows.setdefault(from_ns(t[a : a + 1])[0].tz_convert(tz).normalize(), []).append(_day_bins(t[a:b], m[a:b], every_s, bin_s, tz))
+    table = pd.DataFrame({day: pd.concat(parts).groupby(level=0).mean() for day, parts in rows.items()}).T
     if len(table) < 3:
-        raise DataError(f"mid: {len(table)} session(s), and at least 3 are needed to tell the hours from chance")
+        raise DataError(f"mid: {len(table)} day(s), and at least 3 are needed to tell the hours from chance")
     lacking = table.columns[table.isna().any()]
     if len(lacking):
         day = table.index[table[lacking[0]].isna()][0]
         raise DataError(f"mid: the session of {day:%Y-%m-%d} does not fill the bin that starts {float(lacking[0]) / 3600:.2f} h "
                         "after midnight, as others do: leave short days out")
     if not (table.sum(axis=1) > 0).all():
-        raise DataError("mid: on some day the price never moves between marks, so that its hours cannot be compared")
-    return table
+        raise DataError("mid: on some day the price never moves between marks, so that its hours cannot be compared: leave it out")
+    return table.loc[:, (table > 0).any()]  # a bin that moves on no day is a pause of the market, and has no factor
 
 
 def diurnal_profile(
@@ -297,13 +300,17 @@ def diurnal_profile(
 ) -> DiurnalProfile:
     "Time-of-day factors of volatility from past days (@eq-profile). Raises DataError, ParameterError."
     _changes(mid, "price")
+    try:
+        ZoneInfo(tz)
+    except (KeyError, ValueError) as e:
+        raise ParameterError(f"tz = {tz!r} is no time zone: give the venue's, e.g. 'America/New_York'") from e
     if check_positive("every_s", every_s, unit="s") * 5 > check_positive("bin_s", bin_s, unit="s"):
         raise ParameterError(f"bin_s = {bin_s!r} s must hold at least five changes of every_s = {every_s!r} s")
     table = _day_table(to_ns(mid.index), mid.to_numpy(dtype=np.float64), bin_s, every_s, tz)
     u = table.div(table.mean(axis=1), axis=0)
     f = np.sqrt(u.mean())
     starts = table.columns.to_numpy(dtype=np.float64)
-    names = [f"{int(s // 3600):02d}:{int(s % 3600 // 60):02d}" for s in starts]
+    names = [f"{int(s // 3600):02d}:{int(s % 3600 // 60):02d}" + (f":{s % 60:02.0f}" if s % 60 else "") for s in starts]
     cov = u.cov().to_numpy() / len(u) / (4 * np.outer(f, f))
     return DiurnalProfile(params=pd.Series(f.to_numpy(), index=names), covariance=pd.DataFrame(cov, index=names, columns=names),
                           units=dict.fromkeys(names, "1"), nobs=table.size, starts_s=starts,

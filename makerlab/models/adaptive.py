@@ -17,19 +17,26 @@ from ..core import DataError, ParameterError, check_positive, to_ns
 from .quoting import QuoteParams, gamma_for_skew
 from ..schema import REGIMES
 
-# %% ../../nbs/34a_models.adaptive.ipynb #7f76f6bd
+# %% ../../nbs/34a_models.adaptive.ipynb #605fe8fd
 def label_regimes(
     sigma: np.ndarray | pd.Series,  # price/sqrt(s); NaN while it burns in
     *,
     edges: tuple[float, ...],  # increasing, price/sqrt(s)
 ) -> np.ndarray:  # int, 0..len(edges); -1 where sigma is missing
     "The regime of each volatility: how many edges lie at or below it. Raises ParameterError."
-    if not (len(edges) < REGIMES and np.isfinite(edges).all() and (np.diff([0.0, *edges]) > 0).all()):
-        raise ParameterError(f"edges = {edges!r} (price/sqrt(s)) must be > 0, increase and be at most {REGIMES - 1}")
+    if not (isinstance(edges, (tuple, list, np.ndarray)) and len(edges) < REGIMES and all(isinstance(e, (int, float, np.number)) for e in edges) and np.isfinite(edges).all() and (np.diff([0.0, *edges]) > 0).all()):
+        raise ParameterError(f"edges = {edges!r} (price/sqrt(s)) must be > 0, increase and be at most {REGIMES - 1} numbers")
     s = np.asarray(sigma, dtype=np.float64)
     return np.where(np.isnan(s), -1, np.searchsorted(edges, s, side="right"))
 
-# %% ../../nbs/34a_models.adaptive.ipynb #1d800e99
+# %% ../../nbs/34a_models.adaptive.ipynb #039d379f
+def _need(table: pd.DataFrame, columns: tuple[str, ...]) -> None:
+    "Raises DataError naming the columns that are missing."
+    gone = [c for c in columns if c not in table]
+    if gone:
+        raise DataError(f"table lacks {', '.join(gone)}: give what makerlab.features.volatility.features returns")
+
+
 def regime_slopes(
     table: pd.DataFrame,  # time, mid, ofi_norm on a regular clock
     regime: np.ndarray,  # int[n], -1 = none
@@ -38,8 +45,12 @@ def regime_slopes(
     horizon_s: float,  # how far ahead the mid's change is taken, s
     every_s: float = 1.0,  # the clock, s
 ) -> tuple[np.ndarray, np.ndarray]:  # slopes and HAC standard errors, price per unit of normalised flow
-    "What flow foretells in each regime. Uses each row's future: for training data only. Raises ParameterError."
+    "What flow foretells in each regime. Uses each row's future: for training data only. Raises ParameterError, DataError."
     step = max(1, round(check_positive("horizon_s", horizon_s, unit="s") / check_positive("every_s", every_s, unit="s")))
+    _need(table, ("time", "mid", "ofi_norm"))
+    regime = np.asarray(regime)
+    if regime.shape != (len(table),):
+        raise ParameterError(f"regime has shape {regime.shape} for {len(table)} rows of the table: give one label a row")
     mid, t, z = table["mid"].to_numpy(dtype=np.float64), to_ns(table["time"]), table["ofi_norm"].to_numpy(dtype=np.float64)
     change = np.full(mid.size, np.nan)
     change[:-step] = np.where(t[step:] - t[:-step] <= 1.5e9 * step * every_s, mid[step:] - mid[:-step], np.nan)  # not over a night
@@ -75,7 +86,7 @@ class Regimes:
         parts = [f"{r}: sigma {row['sigma']:.3g}, gamma {row['gamma']:.3g}, kappa {row['kappa']:.2g}" for r, row in self.table.iterrows()]
         return f"{len(self.table)} volatility regimes with edges {', '.join(f'{e:.3g}' for e in self.edges) or 'none'} price/sqrt(s): " + "; ".join(parts)
 
-# %% ../../nbs/34a_models.adaptive.ipynb #ae8fd6f2
+# %% ../../nbs/34a_models.adaptive.ipynb #607aaa73
 def fit_regimes(
     table: pd.DataFrame,  # training days: time, mid, spread, sigma, ofi_norm on a clock (makerlab.features.volatility.features)
     *,
@@ -87,20 +98,24 @@ def fit_regimes(
     every_s: float = 1.0,  # the clock, s
 ) -> Regimes:  # fixed: apply it to later days only
     "Bands of volatility and their gamma, kappa, eta by @eq-rule. Raises ParameterError, DataError without volatility."
-    if n != int(n) or not 1 <= n <= REGIMES:
+    if n not in range(1, REGIMES + 1):
         raise ParameterError(f"n = {n!r} must be a whole number of regimes from 1 to {REGIMES}")
+    _need(table, ("time", "mid", "spread", "sigma", "ofi_norm"))
     sigma = table["sigma"].to_numpy(dtype=np.float64)
+    sigma = np.where(np.isfinite(sigma), sigma, np.nan)
     known = sigma[sigma > 0]
     if known.size < 30 * n:
         raise DataError(f"sigma: {known.size} value(s) > 0 in the training days where at least {30 * n} are needed for {n} regimes: give longer days")
     edges = tuple(dict.fromkeys(float(x) for x in np.quantile(known, np.arange(1, n) / n) if x > known.min()))  # equal quantiles merge
+    edges = tuple(e for e, up in zip(edges, (*edges[1:], math.inf), strict=False) if ((known >= e) & (known < up)).any())  # and so do bands that nobody visits
     regime = np.where(sigma > 0, label_regimes(sigma, edges=edges), -1)
     slope, se = regime_slopes(table, regime, n=len(edges) + 1, horizon_s=horizon_s, every_s=every_s)
     rows = []
     for r in range(len(edges) + 1):
-        s, h = float(np.median(sigma[regime == r])), float(table["spread"].to_numpy()[regime == r].mean()) / 2
+        s, h = float(np.median(sigma[regime == r])), float(table["spread"][regime == r].mean()) / 2  # without missing ones
         if not h > 0:
-            raise DataError(f"spread: the mean of regime {r} is {2 * h} in the training days: most quotes are locked (bid = ask), clean them with the rule 'locked'")
+            why = "every spread is missing" if math.isnan(h) else "most quotes are locked (bid = ask), clean them with the rule 'locked'"
+            raise DataError(f"spread: the mean of regime {r} is {2 * h} (price) in the training days: {why}")
         kappa = slope[r] if abs(slope[r]) >= 2 * se[r] else 0.0
         rows.append({"share": (regime == r).sum() / known.size, "sigma": s, "half_spread": h, "gamma": gamma_for_skew(skew * h, inventory=max_inventory, sigma=s, tau_s=tau_s),
                      "slope": slope[r], "kappa_se": se[r], "kappa": kappa, "eta": abs(kappa)})

@@ -47,18 +47,29 @@ class Interval:
         "Whether a value is compatible with the data."
         return bool(self.lo <= value <= self.hi)
 
-# %% ../../nbs/62_scoring.inference.ipynb #273c2dba
-def _observations(x: np.ndarray | pd.Series | pd.DataFrame) -> np.ndarray:
+# %% ../../nbs/62_scoring.inference.ipynb #a2a60927
+def _check_count(name: str, value: float, least: int, unit: str, remedy: str = "") -> int:
+    "A whole number of at least least. Raises ParameterError."
+    try:
+        fine = value == int(value) and value >= least
+    except (TypeError, ValueError, OverflowError):
+        fine = False
+    if not fine:
+        raise ParameterError(f"{name} = {value!r} ({unit}) must be a whole number >= {least}" + (f": {remedy}" if remedy else ""))
+    return int(value)
+
+
+def _observations(x: np.ndarray | pd.Series | pd.DataFrame, name: str = "x") -> np.ndarray:
     "float64, one row an observation. Raises DataError when fewer than two or not finite."
     try:
         out = np.ascontiguousarray(x, dtype=np.float64)
     except (TypeError, ValueError):
-        raise DataError(f"x is not a table of numbers (got {type(x).__name__}): give one number, or one row of numbers, an observation") from None
+        raise DataError(f"{name} is not a table of numbers (got {type(x).__name__}): give one number, or one row of numbers, an observation") from None
     if out.ndim not in (1, 2) or out.shape[0] < 2:
-        raise DataError(f"x has {out.shape[0] if out.ndim else 0} observation(s): at least 2 are needed for an interval")
+        raise DataError(f"{name} has {out.shape[0] if out.ndim else 0} observation(s): at least 2 are needed for an interval")
     bad = np.flatnonzero(~np.isfinite(out.reshape(out.shape[0], -1)).all(axis=1))
     if bad.size:
-        raise DataError(f"x: {bad.size} row(s) not finite, first row {bad[0]}: drop them knowingly, e.g. x.dropna()")
+        raise DataError(f"{name}: {bad.size} row(s) not finite, first row {bad[0]}: drop them knowingly, e.g. {name}.dropna()")
     return out
 
 
@@ -134,7 +145,7 @@ def _totals_nb(streams, first, last, prefix, size, kind, log_stay, cells, out):
         if two:
             out[r, 1] = other
 
-# %% ../../nbs/62_scoring.inference.ipynb #5e87331b
+# %% ../../nbs/62_scoring.inference.ipynb #1e99eade
 def _blocks_args(size: float, kind: str) -> tuple[int, int, float, np.ndarray]:
     "Fixed length, code of the kind, log of the probability that a block goes on, and the table of lengths (0: ask the logarithm)."
     log_stay = math.log1p(-1.0 / size) if size > 1 else -math.inf
@@ -156,10 +167,9 @@ def resample_totals(
     v = _observations(x)
     check_choice("kind", kind, tuple(_KINDS))
     size = min(max(check_positive("block", block, unit="observations"), 1.0), float(v.shape[0]))
-    if n != int(n) or n < 1:
-        raise ParameterError(f"n = {n!r} (resamples) must be a whole number >= 1")
+    n = _check_count("n", n, 1, "resamples")
     v = v.reshape(v.shape[0], -1)
-    if v.shape[1] > 2:
+    if not 1 <= v.shape[1] <= 2:
         raise ParameterError(f"x has {v.shape[1]} columns: one or two are summed")
     centre = v.mean(axis=0)
     prefix = np.zeros((v.shape[0] + 1, v.shape[1]))
@@ -167,7 +177,8 @@ def resample_totals(
     streams, out = rng_streams(int(n), rng=rng), np.empty((int(n), v.shape[1]))
     args: tuple = (prefix, *_blocks_args(size, kind), out)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = workers or (cores if n * v.shape[0] / size > 1e6 else 1)  # starting threads costs a millisecond
+    few = cores if n * v.shape[0] / size > 1e6 else 1  # starting threads costs a millisecond
+    threads = few if workers is None else _check_count("workers", workers, 1, "threads")
     cuts = np.linspace(0, int(n), threads + 1).astype(int)
     if threads == 1:
         _totals_nb(streams, 0, int(n), *args)
@@ -177,7 +188,7 @@ def resample_totals(
             job.result()
     return out + v.shape[0] * centre
 
-# %% ../../nbs/62_scoring.inference.ipynb #193d0d82
+# %% ../../nbs/62_scoring.inference.ipynb #3e9e1836
 def _ratio(v: np.ndarray) -> float:
     "Sum of the first column over the sum of the second; NaN when that is 0."
     below = float(v[:, 1].sum())
@@ -187,10 +198,10 @@ def _ratio(v: np.ndarray) -> float:
 _STATS: dict[str, Callable[[np.ndarray], float]] = {"mean": lambda v: float(v.mean()), "total": lambda v: float(v.sum()), "ratio": _ratio}
 
 
-def _check_level(level: float) -> float:
+def _check_level(level: float, name: str = "level") -> float:
     "A probability strictly between 0 and 1. Raises ParameterError."
-    if not 0 < level < 1:
-        raise ParameterError(f"level = {level!r} (probability) must be between 0 and 1: 0.95 gives 95 % intervals")
+    if not 0 < check_finite(name, level, unit="probability") < 1:
+        raise ParameterError(f"{name} = {level!r} (probability) must be between 0 and 1: 0.95 gives 95 % intervals")
     return level
 
 
@@ -213,6 +224,8 @@ def expanded_level(
     _check_level(level)
     if not m >= 2:
         raise ParameterError(f"m = {m!r} (observations) must be >= 2: one observation has no spread")
+    if math.isinf(m):
+        return level
     return float(1 - 2 * stats.norm.cdf(-math.sqrt(m / (m - 1)) * stats.t.ppf(0.5 + level / 2, m - 1)))
 
 # %% ../../nbs/62_scoring.inference.ipynb #96af4e89
@@ -250,7 +263,7 @@ def _studentised(v: np.ndarray, stat: str, draws: np.ndarray, size: float | None
     width = error * float(stats.t.ppf(0.5 + level / 2, df) / stats.norm.ppf(0.5 + level / 2))
     return float(lo) * width, float(hi) * width, df
 
-# %% ../../nbs/62_scoring.inference.ipynb #0c2fcefd
+# %% ../../nbs/62_scoring.inference.ipynb #85014688
 def block_bootstrap(
     x: np.ndarray | pd.Series | pd.DataFrame,  # [n] or [n, columns], in time order
     stat: str | Callable[[np.ndarray], float] = "mean",  # "mean", "total", "ratio" (two columns), or a function of the rows
@@ -270,15 +283,17 @@ def block_bootstrap(
     if isinstance(stat, str):
         check_choice("stat", stat, tuple(_STATS))
     _check_level(level)
-    if n != int(n) or n < 20:
-        raise ParameterError(f"n = {n!r} (resamples) must be a whole number >= 20: 999 is usual")
-    if stat == "ratio" and (v.ndim != 2 or v.shape[1] != 2):
-        raise ParameterError("stat = 'ratio' needs two columns: numerator and denominator")
+    n = _check_count("n", n, 20, "resamples", "999 is usual")
+    if isinstance(stat, str) and (1 if v.ndim == 1 else v.shape[1]) != (2 if stat == "ratio" else 1):
+        raise ParameterError(f"stat = {stat!r} needs {'two columns: numerator and denominator' if stat == 'ratio' else 'one column: choose one, or give a function of the rows'}")
+    v = v[:, 0] if isinstance(stat, str) and stat != "ratio" and v.ndim == 2 else v
+    estimate = _STATS[stat](v) if isinstance(stat, str) else stat(v)
+    if np.size(estimate) != 1:
+        raise ParameterError(f"stat gave {np.size(estimate)} numbers: it must give one for a table of rows")
     size = optimal_block(_driver(v, stat), kind=kind) if block is None else check_positive("block", block, unit="observations")
     size = min(max(size, 1.0), float(v.shape[0]))
     size = size if kind == "stationary" else float(math.ceil(size))
-    draws = _draws(v, stat, size, kind, int(n), rng)
-    estimate = _STATS[stat](v) if isinstance(stat, str) else stat(v)
+    draws = _draws(v, stat, size, kind, n, rng)
     method = f"{kind} bootstrap"
     if isinstance(stat, str) and width == "student":
         below, above, df = _studentised(v, stat, draws, None if block is None else size, level)
@@ -287,9 +302,9 @@ def block_bootstrap(
         cut = expanded_level(level, max(v.shape[0] / size, 2.0)) if width == "student" else level
         lo, hi = np.quantile(draws, [(1 - cut) / 2, (1 + cut) / 2])
         method += ", expanded percentiles" if width == "student" else ", percentiles"
-    return Interval(float(estimate), float(lo), float(hi), level, v.shape[0], float(size), int(n), method, unit)
+    return Interval(float(estimate), float(lo), float(hi), level, v.shape[0], float(size), n, method, unit)
 
-# %% ../../nbs/62_scoring.inference.ipynb #bcdc6086
+# %% ../../nbs/62_scoring.inference.ipynb #d1706eb4
 MIN_DAYS = 5  # fewer days than this are too few to resample
 
 
@@ -299,11 +314,9 @@ def bonferroni_level(
 ) -> float:  # probability to ask of each interval
     "1 - (1 - level) / variants. Raises ParameterError unless variants >= 1 and 0 < level < 1."
     _check_level(level)
-    if not variants >= 1 or variants != int(variants):
-        raise ParameterError(f"variants = {variants!r} must be a whole number >= 1: count every strategy and setting that was tried")
-    return 1 - (1 - level) / variants
+    return 1 - (1 - level) / _check_count("variants", variants, 1, "strategies and settings", "count every one that was tried")
 
-# %% ../../nbs/62_scoring.inference.ipynb #01ae6b3d
+# %% ../../nbs/62_scoring.inference.ipynb #6c8df1d6
 def pnl_interval(
     pnl: np.ndarray | pd.Series,  # P&L of each step, quote currency
     *,
@@ -319,7 +332,9 @@ def pnl_interval(
 ) -> Interval:  # of the total, or the mean per step
     "Interval of a profit: days as blocks when there are at least five, else blocks of steps; Bonferroni over variants. Raises as `block_bootstrap`."
     check_choice("stat", stat, ("total", "mean"))
-    v = _observations(pnl)
+    v = _observations(pnl, "pnl")
+    if v.ndim != 1:
+        raise ParameterError(f"pnl has {v.shape[1]} columns: give one, a number a step")
     each = bonferroni_level(level, variants)
     scale = 1.0 if stat == "total" else 1.0 / v.shape[0]
     code = np.zeros(v.shape[0], dtype=np.int64) if days is None else pd.factorize(np.asarray(days))[0]
@@ -329,7 +344,7 @@ def pnl_interval(
         raise DataError(f"days: {np.count_nonzero(code < 0)} missing, first at row {np.argmin(code)}: every step belongs to a day")
     count = int(code.max()) + 1
     need = math.ceil(6 / (1 - each))  # three resamples in each tail
-    n = max(n, min(need, 50_000))
+    n = max(_check_count("n", n, 1, "resamples"), min(need, 50_000))
     if count >= MIN_DAYS:
         out = block_bootstrap(np.bincount(code, weights=v), "total", block=1, n=n, level=each, rng=rng, unit=unit)
         method = f"{count} days resampled whole, t with {count - 1} d.f."
@@ -340,7 +355,7 @@ def pnl_interval(
     method += "; TOO FEW resamples for so many variants, the interval is too short" if n < need else ""
     return replace(out, estimate=out.estimate * scale, lo=out.lo * scale, hi=out.hi * scale, level=level, method=method)
 
-# %% ../../nbs/62_scoring.inference.ipynb #095b7a75
+# %% ../../nbs/62_scoring.inference.ipynb #5c1a19de
 def paired_difference(
     a: pd.Series,  # P&L of each step of the first, quote currency
     b: pd.Series,  # of the second, on the same steps
@@ -356,6 +371,7 @@ def paired_difference(
     x, y = pd.Series(a), pd.Series(b)
     if len(x) != len(y) or not x.index.equals(y.index):
         raise DataError(f"a has {len(x)} steps and b {len(y)}, or their index differs: a paired difference needs the same steps")
+    _observations(x, "a"), _observations(y, "b")
     return pnl_interval(x - y.to_numpy(), days=days, stat=stat, n=n, level=level, variants=variants, rng=rng)
 
 # %% ../../nbs/62_scoring.inference.ipynb #0a6f2111
@@ -378,7 +394,7 @@ class SharpeRatio:
         "Confidence that the true ratio is above a benchmark per period."
         return float(stats.t.cdf((self.value - benchmark) / self.se, self.df)) if self.se > 0 else math.nan
 
-# %% ../../nbs/62_scoring.inference.ipynb #12e3117f
+# %% ../../nbs/62_scoring.inference.ipynb #aa05d2da
 def sharpe_ratio(
     x: np.ndarray | pd.Series,  # P&L or return of each period, in time order
     *,
@@ -420,6 +436,6 @@ def track_record(
 ) -> float:  # periods; infinite when the ratio is not above the benchmark
     "Shortest record at which this ratio would be above the benchmark with confidence (same paper, independent periods). Raises as `sharpe_ratio`."
     r = sharpe_ratio(x, errors="iid", level=level)
-    if r.value <= benchmark:
+    if r.value <= check_finite("benchmark", benchmark, unit="1 per root period"):
         return math.inf
     return 1 + (r.n - 1) * (r.se * float(stats.norm.ppf(level)) / (r.value - benchmark)) ** 2

@@ -173,7 +173,7 @@ def read_fit(
             raise DataError(f"fit file {path}: {name} = {row.get(name)!r} in row 0 must be a number > 0: run mm-engine calibrate again")
     return row
 
-# %% ../../nbs/63_scoring.report.ipynb #ef3b55d3
+# %% ../../nbs/63_scoring.report.ipynb #c26a784a
 _LEAST_BARS = 10  # minutes under which nothing is said
 
 
@@ -198,7 +198,8 @@ def _seed(data: ReportData) -> np.random.Generator:
 def _alone(data: ReportData, x: pd.Series) -> tuple[Interval, Interval]:
     "The interval of the total as if it had been the only variant, and with all counted (the run's own, if it counted them)."
     tried, total, days = _tried(data.manifest), data.intervals.get("total"), x.index.get_level_values(0)
-    mine = total is not None and ("Bonferroni" not in total.method if tried == 1 else f"over {tried} variants" in total.method)
+    mine = (total is not None and total.n in (len(x), days.nunique())  # made of the same minutes or days
+            and ("Bonferroni" not in total.method if tried == 1 else f"over {tried} variants" in total.method))
     alone = total if mine and tried == 1 and total is not None else pnl_interval(x.to_numpy(), days=days, rng=_seed(data))
     if tried == 1:
         return alone, alone

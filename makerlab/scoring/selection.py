@@ -6,7 +6,7 @@
 __all__ = ['expected_max_sharpe', 'Deflated', 'deflated_sharpe', 'effective_trials', 'Trials', 'trials_count', 'deflate',
            'Overfitting', 'pbo', 'RealityCheck', 'reality_check', 'PurgedWalkForward', 'purged_walk_forward', 'summary']
 
-# %% ../../nbs/62a_scoring.selection.ipynb #ba5a104b
+# %% ../../nbs/62a_scoring.selection.ipynb #378e0529
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -19,14 +19,14 @@ from arch.bootstrap import SPA
 from scipy import integrate, optimize, special, stats
 
 from ..core import DataError, ParameterError, check_choice, check_finite, check_nonnegative
-from .inference import Interval, _observations, optimal_block, pnl_interval, resample_totals, sharpe_ratio
+from .inference import Interval, _check_count, _observations, optimal_block, pnl_interval, resample_totals, sharpe_ratio
 
-# %% ../../nbs/62a_scoring.selection.ipynb #df0cae2a
+# %% ../../nbs/62a_scoring.selection.ipynb #4a6192d0
 def expected_max_sharpe(
     n_trials: float,  # independent variants, >= 1
     *,
     variance: float = 1.0,  # of the Sharpe ratios across variants
-    method: str = "paper",  # the extreme-value formula, or "exact", the integral
+    method: str = "paper",  # the extreme-value formula (from two variants on), or "exact", the integral
 ) -> float:  # Sharpe ratio per period
     "Expected largest Sharpe ratio of n worthless variants (Bailey & López de Prado 2014). Raises ParameterError."
     check_choice("method", method, ("paper", "exact"))
@@ -35,14 +35,14 @@ def expected_max_sharpe(
     scale = math.sqrt(check_nonnegative("variance", variance, unit="1 per period"))
     if n_trials == 1:
         return 0.0
-    if method == "paper":
-        tails = special.ndtri([1 - 1 / n_trials, 1 - 1 / (n_trials * math.e)])
+    if method == "paper" and n_trials >= 2:
+        tails = -special.ndtri([1 / n_trials, 1 / (n_trials * math.e)])
         return scale * float((1 - np.euler_gamma) * tails[0] + np.euler_gamma * tails[1])
     log_n = math.log(n_trials / math.sqrt(2 * math.pi))
     density = lambda x: x * math.exp(log_n - x * x / 2 + (n_trials - 1) * float(special.log_ndtr(x)))  # noqa: E731
     return scale * float(integrate.quad(density, -12, 12, limit=400, points=[0.0], epsabs=1e-10)[0])
 
-# %% ../../nbs/62a_scoring.selection.ipynb #d3b96f2c
+# %% ../../nbs/62a_scoring.selection.ipynb #983cf2dd
 @dataclass(frozen=True)
 class Deflated:
     "A Sharpe ratio before and after the search is counted; per period, not annualised."
@@ -56,7 +56,7 @@ class Deflated:
     trials_var: float  # variance of Sharpe ratios across variants
     se: float  # of the raw ratio
 
-
+# %% ../../nbs/62a_scoring.selection.ipynb #57e0901b
 def deflated_sharpe(
     returns: np.ndarray | pd.Series | float,  # P&L or return of each period; or a Sharpe ratio per period, with its se
     *,
@@ -68,9 +68,11 @@ def deflated_sharpe(
 ) -> Deflated:  # raw and deflated
     "Deflated Sharpe ratio (Bailey & López de Prado 2014). Raises DataError, ParameterError."
     if np.ndim(returns) == 0:
-        if se is None or not se > 0:
-            raise ParameterError(f"se = {se!r} must be > 0 when a Sharpe ratio is given as a number: its standard error per period")
+        if se is None or not 0 < se < math.inf:
+            raise ParameterError(f"se = {se!r} (1 per root period) must be finite and > 0 when a Sharpe ratio is given as a number: its standard error per period")
         value, df, noise = check_finite("returns", float(np.asarray(returns))), math.inf, se * se
+    elif se is not None:
+        raise ParameterError(f"se = {se!r} (1 per root period) goes with a Sharpe ratio given as a number: leave it out, the error of a series is computed")
     else:
         r = sharpe_ratio(returns, errors=errors)  # type: ignore[arg-type]
         value, se, df, noise = r.value, r.se, r.df, 1.0 / r.n
@@ -79,16 +81,24 @@ def deflated_sharpe(
     raw, net = (float(stats.t.cdf((value - b) / se, df)) for b in (0.0, start))
     return Deflated(value, start, value - start, raw, net, float(n_trials), spread, se)
 
-# %% ../../nbs/62a_scoring.selection.ipynb #ac8317dc
+# %% ../../nbs/62a_scoring.selection.ipynb #5f1df911
 def _matrix(pnl: np.ndarray | pd.DataFrame) -> np.ndarray:
     "[T, N] finite P&L of at least two variants. Raises DataError."
-    out = _observations(pnl)
+    out = _observations(pnl, "pnl")
     if out.ndim != 2 or out.shape[1] < 2:
         raise DataError("pnl must have one column a variant, at least two: the record of everything that was tried")
     flat = np.flatnonzero(out.std(axis=0) <= 1e-14 * np.abs(out).max())
     if flat.size:
         raise DataError(f"pnl: column {flat[0]} does not vary: a variant that never traded has no Sharpe ratio, count it in n_trials instead")
     return out
+
+
+def _variant(name: str, pnl: np.ndarray | pd.Series) -> pd.Series:
+    "A copy of the P&L of one variant. Raises DataError."
+    values = _observations(pnl, "pnl")
+    if values.ndim != 1:
+        raise DataError(f"pnl of {name!r} has {values.shape[1]} columns: add one variant at a time")
+    return pd.Series(values.copy(), index=pnl.index if isinstance(pnl, pd.Series) else None, name=name)
 
 
 def effective_trials(
@@ -107,7 +117,7 @@ def effective_trials(
     gap = lambda k: expected_max_sharpe(k, method="exact") - ahead  # noqa: E731
     return float(optimize.brentq(gap, 1.0, n, xtol=1e-3)) if gap(n) > 0 else float(n)
 
-# %% ../../nbs/62a_scoring.selection.ipynb #06c53d28
+# %% ../../nbs/62a_scoring.selection.ipynb #1faa45fc
 @dataclass
 class Trials:
     "The record of every variant tried: name, parameters, P&L of each period."
@@ -118,9 +128,12 @@ class Trials:
     series: dict[str, pd.Series] = field(default_factory=dict)  # by name, P&L of each period
     days: np.ndarray | None = None  # the day of each period, for intervals
 
+    def __post_init__(self) -> None:
+        _check_count("unrecorded", self.unrecorded, 0, "variants")
+
     def add(self, name: str, pnl: np.ndarray | pd.Series, *, params: Mapping[str, Any] | None = None) -> None:
         "Record a variant. Raises DataError for a name already there, or for periods that differ from the first one's."
-        x = pd.Series(_observations(pnl).copy(), index=pnl.index if isinstance(pnl, pd.Series) else None, name=name)
+        x = _variant(name, pnl)
         if name in self.series:
             raise DataError(f"{name!r} is in the record already: give each variant its own name, and never overwrite one")
         first = next(iter(self.series.values()), x)
@@ -154,7 +167,7 @@ class Trials:
         "The variant with the largest Sharpe ratio. Raises DataError when there is none."
         return str(self.table().loc[self.moving().columns, "sharpe"].astype(float).idxmax())
 
-# %% ../../nbs/62a_scoring.selection.ipynb #fdd7f535
+# %% ../../nbs/62a_scoring.selection.ipynb #8238df14
 def trials_count(
     trials: Trials,  # the record
 ) -> float:  # effective variants, unrecorded ones counted whole
@@ -174,7 +187,7 @@ def deflate(
     "Deflated Sharpe ratio of a variant, with the number and spread of all that were tried. Raises DataError, ParameterError."
     x, shown = trials.moving(), trials.best() if name is None else name
     if shown not in x:
-        raise ParameterError(f"name = {shown!r} is no variant of the record whose P&L varies; it has {', '.join(map(str, x.columns[:5]))} ...")
+        raise ParameterError(f"name = {shown!r} is no variant of the record whose P&L varies; it has {', '.join(map(str, x.columns[:5]))}{' ...' if x.shape[1] > 5 else ''}")
     ratios = (x.mean() / x.std()).to_numpy()
     spread = max(float(ratios.var(ddof=1)), 1e-300) if ratios.size >= 5 else None  # few ratios cannot tell their spread
     count = trials_count(trials) if effective else float(len(trials))
@@ -192,7 +205,7 @@ class Overfitting:
     n_splits: int  # splits
     n_trials: int  # variants
 
-# %% ../../nbs/62a_scoring.selection.ipynb #ba28ade4
+# %% ../../nbs/62a_scoring.selection.ipynb #9929137b
 def pbo(
     pnl: np.ndarray | pd.DataFrame,  # [T, N] P&L, one column a variant
     *,
@@ -202,8 +215,9 @@ def pbo(
     "Probability of backtest overfitting by CSCV (Bailey, Borwein, López de Prado & Zhu 2017). Raises DataError, ParameterError."
     x = _matrix(pnl)
     check_choice("metric", metric, ("sharpe", "mean"))
-    if n_blocks != int(n_blocks) or n_blocks % 2 or not 2 <= n_blocks <= min(20, x.shape[0] // 2):
-        raise ParameterError(f"n_blocks = {n_blocks!r} must be even, 2 to 20, and leave two periods a block")
+    _check_count("n_blocks", n_blocks, 2, "blocks", "even, at most 20, with two periods a block")
+    if n_blocks % 2 or n_blocks > min(20, x.shape[0] // 2):
+        raise ParameterError(f"n_blocks = {n_blocks!r} (blocks) must be even, 2 to 20, and leave two of the {x.shape[0]} periods a block")
     cuts = np.array_split(np.arange(x.shape[0]), int(n_blocks))
     first, second = (np.array([power[rows].sum(axis=0) for rows in cuts]) for power in (x, x * x))
     size = np.array([rows.size for rows in cuts], dtype=float)
@@ -241,7 +255,7 @@ class RealityCheck:
     block: float  # mean block length, periods
     n_boot: int  # resamples
 
-# %% ../../nbs/62a_scoring.selection.ipynb #75c2d5aa
+# %% ../../nbs/62a_scoring.selection.ipynb #986519a1
 def reality_check(
     pnl: np.ndarray | pd.DataFrame,  # [T, N] P&L, one column a variant
     *,
@@ -252,13 +266,18 @@ def reality_check(
 ) -> RealityCheck:  # p-values
     "White's reality check and Hansen's test of superior predictive ability, by arch. Raises DataError, ParameterError."
     x = _matrix(pnl)
-    base = np.broadcast_to(np.asarray(benchmark, dtype=np.float64), x.shape[:1])
+    n, base = _check_count("n", n, 20, "resamples", "999 is usual"), np.asarray(benchmark, dtype=np.float64)
+    if base.shape not in ((), x.shape[:1]):
+        raise DataError(f"benchmark has shape {base.shape} for {len(x)} periods: give a number, or one P&L for each period")
+    base = np.broadcast_to(base, x.shape[:1])
     if not np.isfinite(base).all():
         raise DataError("benchmark is not finite everywhere")
     gain = x - base[:, None]
     if block is None:
         block = float(np.quantile([optimal_block(g) for g in gain.T], 0.9))
     size = max(1, int(math.ceil(check_nonnegative("block", block, unit="periods"))))
+    if size > len(x) / 2:
+        raise ParameterError(f"block = {block!r} (periods) must be at most half of the {len(x)} periods: resamples of one long block hardly vary, and every p-value is small")
     errors = np.array([resample_totals(g, block=size, n=499, rng=rng).std() for g in gain.T])
     out = {}
     for name, scaled in (("white", gain), ("spa", gain / np.where(errors > 0, errors, 1.0))):
@@ -269,10 +288,10 @@ def reality_check(
     return RealityCheck(float(out["white"]["upper"]), float(out["spa"]["consistent"]), float(out["spa"]["lower"]), float(out["spa"]["upper"]),
                         list(names)[int(gain.mean(axis=0).argmax())], x.shape[1], float(size), int(n))
 
-# %% ../../nbs/62a_scoring.selection.ipynb #fd22aeaf
+# %% ../../nbs/62a_scoring.selection.ipynb #946636f4
 @dataclass(frozen=True)
 class PurgedWalkForward:
-    "Walk-forward splits with purge and embargo; train always lies before test."
+    "Walk-forward splits with purge and embargo; train always lies before test. Raises ParameterError."
 
     n_splits: int = 5  # test blocks
     purge: int = 0  # rows that a label looks ahead
@@ -281,6 +300,12 @@ class PurgedWalkForward:
     max_train: int | None = None  # rows, rolling; None for all since the start
     min_train: int = 1  # rows
 
+    def __post_init__(self) -> None:
+        for name, least in (("n_splits", 1), ("purge", 0), ("embargo", 0), ("test_size", 1), ("max_train", 1), ("min_train", 1)):
+            value = getattr(self, name)
+            if value is not None or name not in ("test_size", "max_train"):
+                _check_count(name, value, least, "splits" if name == "n_splits" else "rows")
+
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
         "Number of splits, as scikit-learn asks."
         return self.n_splits
@@ -288,11 +313,6 @@ class PurgedWalkForward:
     def split(self, X: Any, y: Any = None, groups: Any = None, *, ends: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         "Row numbers of train and test. `ends[i]` is the last row that the label of row i saw. Raises ParameterError."
         n = len(X)
-        for name in ("n_splits", "min_train"):
-            if not getattr(self, name) >= 1:
-                raise ParameterError(f"{name} = {getattr(self, name)!r} must be >= 1")
-        if self.purge < 0 or self.embargo < 0:
-            raise ParameterError(f"purge = {self.purge!r} and embargo = {self.embargo!r} (rows) must be >= 0")
         seen = np.arange(n) if ends is None else np.asarray(ends)
         if seen.shape != (n,):
             raise ParameterError(f"ends has shape {seen.shape} for {n} rows")

@@ -6,7 +6,7 @@
 __all__ = ['TailRisk', 'gaussian_var_cvar', 'price_var_cvar', 'historical_var_cvar', 'cornish_fisher_valid', 'cornish_fisher_var',
            'var_interval', 'cvar_interval', 'VarTest', 'var_hits', 'kupiec', 'christoffersen', 'var_backtest']
 
-# %% ../../nbs/62b_scoring.tail_risk.ipynb #8664cba3
+# %% ../../nbs/62b_scoring.tail_risk.ipynb #191b51d9
 import math
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
-from ..core import ParameterError, PriceVol, ReturnVol, UnitError, check_choice, check_finite, check_nonnegative, check_positive
-from .inference import Interval, _check_level, _observations
+from ..core import DataError, ParameterError, PriceVol, ReturnVol, UnitError, check_choice, check_finite, check_nonnegative, check_positive
+from .inference import Interval, _check_count, _check_level, _observations
 from .metrics import long_run_se
 
 # %% ../../nbs/62b_scoring.tail_risk.ipynb #6befe0f9
@@ -69,7 +69,7 @@ def price_var_cvar(
     units, time = check_finite("q", q, unit="units"), check_nonnegative("horizon", horizon, unit="time")
     return _normal_tail(abs(units) * size * math.sqrt(time), units * check_finite("drift", drift) * time, level, "normal price moves")
 
-# %% ../../nbs/62b_scoring.tail_risk.ipynb #b0beef4b
+# %% ../../nbs/62b_scoring.tail_risk.ipynb #3dc205c1
 def _rank(
     level: float,  # probability
     n: int,  # observations
@@ -86,8 +86,8 @@ def _tail(losses: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, np.
     rank = min(max(int(math.ceil(reach)), 1), n)
     var = losses[..., rank - 1]
     excess = np.maximum(losses - var[..., None], 0.0)
-    cvar = var + excess.sum(axis=-1) / (n - reach)
-    return var, cvar, excess.std(axis=-1) * n / (n - reach)
+    beyond = max(n - reach, 1e-9 * n)  # a level that leaves nothing beyond has CVaR = VaR = the worst loss
+    return var, var + excess.sum(axis=-1) / beyond, excess.std(axis=-1) * n / beyond
 
 
 def historical_var_cvar(
@@ -101,11 +101,11 @@ def historical_var_cvar(
     return TailRisk(float(var), float(cvar), level, "historical", losses.size)
 
 
-def _column(pnl: np.ndarray | pd.Series) -> np.ndarray:
+def _column(pnl: np.ndarray | pd.Series, name: str = "pnl") -> np.ndarray:
     "One column of finite numbers. Raises DataError, ParameterError."
-    out = _observations(pnl)
+    out = _observations(pnl, name)
     if out.ndim != 1:
-        raise ParameterError(f"pnl has {out.shape[1]} columns: give one, a number a period")
+        raise ParameterError(f"{name} has {out.shape[1]} columns: give one, a number a period")
     return out
 
 # %% ../../nbs/62b_scoring.tail_risk.ipynb #c03e9be3
@@ -138,7 +138,7 @@ def _cf_moments(skew: float, excess: float) -> tuple[float, float, float]:
     var = float(weight @ w**2)
     return math.sqrt(var), float(weight @ w**3) / var**1.5, float(weight @ w**4) / var**2 - 3
 
-# %% ../../nbs/62b_scoring.tail_risk.ipynb #09bc1719
+# %% ../../nbs/62b_scoring.tail_risk.ipynb #0867f2ea
 def cornish_fisher_var(
     pnl: np.ndarray | pd.Series,  # P&L of each period, quote currency
     *,
@@ -149,10 +149,10 @@ def cornish_fisher_var(
     loss = -_column(pnl)
     _check_level(level)
     mean, sd = float(loss.mean()), float(loss.std())
-    skew, excess = (float(stats.skew(loss)), float(stats.kurtosis(loss))) if sd > 0 else (0.0, 0.0)
+    skew, excess = (float(stats.skew(loss)), float(stats.kurtosis(loss))) if sd > 1e-14 * abs(mean) else (0.0, 0.0)
     s, k, spread = skew, excess, 1.0
     if match:
-        s, k = optimize.fsolve(lambda p: np.subtract(_cf_moments(*p)[1:], (skew, excess)), (skew / 2, excess / 2))
+        (s, k), *_ = optimize.fsolve(lambda p: np.subtract(_cf_moments(*p)[1:], (skew, excess)), (skew / 2, excess / 2), full_output=True)  # quiet
         spread, got_skew, got_excess = _cf_moments(s, k)
         if abs(got_skew - skew) + abs(got_excess - excess) > 1e-6:
             raise ParameterError(f"match = True: no expansion has skewness {skew:.3g} and excess kurtosis {excess:.3g}: use historical_var_cvar")
@@ -166,7 +166,7 @@ def cornish_fisher_var(
     cvar = centre + sd / spread * float(powers @ [1.0, h, 1 + z * h, (z * z + 2) * h])
     return TailRisk(var, cvar, level, "Cornish-Fisher, moments matched" if match else "Cornish-Fisher", loss.size)
 
-# %% ../../nbs/62b_scoring.tail_risk.ipynb #b3bf7700
+# %% ../../nbs/62b_scoring.tail_risk.ipynb #38899f85
 def _at_rank(losses: np.ndarray, rank: float) -> float:
     "The loss at a rank that need not be whole; infinite beyond the sample."
     if rank < 1 or rank > losses.size:
@@ -197,7 +197,7 @@ def var_interval(
     loss = -_column(pnl)
     ordered, n = np.sort(loss), loss.size
     var = float(_tail(ordered, _check_level(level))[0])
-    tails = (0.5 - _check_level(confidence) / 2, 0.5 + confidence / 2)
+    tails = (0.5 - _check_level(confidence, "confidence") / 2, 0.5 + confidence / 2)
     if dependent:
         se, df = long_run_se((loss <= var).astype(float))
         se = max(se, 1e-12)
@@ -205,9 +205,9 @@ def var_interval(
     else:
         ranks = [_binomial_rank(n, level, p) for p in tails[::-1]]
     how = "order statistics" + (", clustered" if dependent else "")
-    return Interval(var, _at_rank(ordered, ranks[0]), _at_rank(ordered, ranks[1]), confidence, n, 1.0, 0, how, "quote currency")
+    return Interval(var, _at_rank(ordered, min(ranks[0], n)), _at_rank(ordered, max(ranks[1], 1)), confidence, n, 1.0, 0, how, "quote currency")
 
-# %% ../../nbs/62b_scoring.tail_risk.ipynb #93d6df5c
+# %% ../../nbs/62b_scoring.tail_risk.ipynb #436dc401
 def cvar_interval(
     pnl: np.ndarray | pd.Series,  # P&L of each period, in time order
     *,
@@ -221,7 +221,8 @@ def cvar_interval(
     loss = -_column(pnl)
     size, ordered = loss.size, np.sort(loss)
     var, cvar, spread = (float(v) for v in _tail(ordered, _check_level(level)))
-    _check_level(confidence)
+    _check_level(confidence, "confidence")
+    n = _check_count("n", n, 20, "resamples", "999 is usual")
     inside = size - _rank(level, size)
     if inside < 10 - 1e-9:
         return Interval(cvar, -math.inf, math.inf, confidence, size, 1.0, 0, f"{inside:.3g} periods in the tail: under ten give no interval", "quote currency")
@@ -235,12 +236,12 @@ def cvar_interval(
     se, widen = spread / math.sqrt(size), math.sqrt(inside / (inside - 1))
     if dependent:
         se, df = long_run_se(np.maximum(loss - var, 0.0) * size / inside)
-        widen *= float(stats.t.ppf(0.975, df) / stats.norm.ppf(0.975))
+        widen *= float(stats.t.ppf(0.5 + confidence / 2, df) / stats.norm.ppf(0.5 + confidence / 2))
     lo, hi = np.quantile(t, [0.5 - confidence / 2, 0.5 + confidence / 2])
     method = "studentised bootstrap" + (", clustered" if dependent else "")
     return Interval(cvar, cvar - float(hi) * se * widen, cvar - float(lo) * se * widen, confidence, size, 1.0, n, method, "quote currency")
 
-# %% ../../nbs/62b_scoring.tail_risk.ipynb #4088227a
+# %% ../../nbs/62b_scoring.tail_risk.ipynb #aa39454d
 @dataclass(frozen=True)
 class VarTest:
     "A test of VaR forecasts: small p_value means that they failed."
@@ -259,9 +260,11 @@ def var_hits(
     pnl: np.ndarray | pd.Series,  # P&L of each period
     var: np.ndarray | pd.Series | float,  # forecast made BEFORE each period, losses > 0
 ) -> np.ndarray:  # bool
-    "Whether the loss of each period exceeded its forecast. Raises DataError for values that are not finite or lengths that differ."
-    loss = -_column(pnl)
-    return loss > _column(np.broadcast_to(np.asarray(var, dtype=np.float64), loss.shape))
+    "Whether the loss of each period exceeded its forecast. Raises DataError for rows not finite, lengths or indices that differ; ParameterError."
+    loss, size = -_column(pnl), np.shape(var)
+    if size not in ((), loss.shape) or (isinstance(pnl, pd.Series) and isinstance(var, pd.Series) and not pnl.index.equals(var.index)):
+        raise DataError(f"var has shape {size} for {loss.size} periods, or its index differs from pnl's: one forecast for each period, or one number")
+    return loss > (_column(var, "var") if size else check_finite("var", var, unit="quote currency"))  # type: ignore[arg-type]
 
 
 def _hits(hits: np.ndarray | pd.Series) -> np.ndarray:
@@ -308,7 +311,7 @@ def _transition_lr(h: np.ndarray, p: float) -> tuple[np.ndarray, np.ndarray]:
     free = _bernoulli_llf(n01, n0 - n01, _share(n01, n0)) + _bernoulli_llf(n11, n1 - n11, _share(n11, n1))
     return 2 * (free - _bernoulli_llf(ones, total - ones, _share(ones, total))), 2 * (free - _bernoulli_llf(ones, total - ones, p))
 
-# %% ../../nbs/62b_scoring.tail_risk.ipynb #fef93a65
+# %% ../../nbs/62b_scoring.tail_risk.ipynb #ed7aa5ce
 def christoffersen(
     hits: np.ndarray | pd.Series,  # whether each loss exceeded the forecast, in time order
     *,
@@ -320,7 +323,7 @@ def christoffersen(
     h, p = _hits(hits), 1 - _check_level(level)
     values = [max(float(v), 0.0) for v in _transition_lr(h, p)]
     chi = [float(stats.chi2.sf(v, df)) for v, df in zip(values, (1, 2), strict=True)]
-    found = list(chi)
+    found, n = list(chi), _check_count("n", n, 20, "simulations", "1999 is usual")
     if rng is not None:
         shuffled = rng.permuted(np.tile(h.astype(np.int8), (n, 1)), axis=1)
         drawn = (rng.random((n, h.size)) < p).astype(np.int8)
