@@ -305,7 +305,7 @@ def calibrate(source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", h
         written = write_fit(fit, out)
     say(_fit_answer(fit) | {"events": events, "about_the_data": notes, "written": [str(p) for p in written]}, as_json=as_json)
 
-# %% ../nbs/99_cli.ipynb #5fcfe042
+# %% ../nbs/99_cli.ipynb #906bfb3c
 def _settings(path: str | None, options: dict[str, Any]) -> dict[str, Any]:
     "Settings of a YAML file, overruled by the options given. Raises ParameterError for a bad file."
     loaded: Any = {}
@@ -319,7 +319,7 @@ def _settings(path: str | None, options: dict[str, Any]) -> dict[str, Any]:
     return loaded | {k: v for k, v in options.items() if v is not None}
 
 
-def _result_answer(results: Any) -> dict[str, Any]:
+def _result_answer(results: Any, measured: pd.DataFrame | None = None) -> dict[str, Any]:
     "What backtest says of a result: the decomposition first, the profit with its interval last."
     from makerlab.scoring.attribution import adverse_selection
     from makerlab.scoring.report import collect, luck_phrase
@@ -334,6 +334,7 @@ def _result_answer(results: Any) -> dict[str, Any]:
             "inventory_pnl": a.inventory_pnl, "inventory_pnl_ci": cuts.get("inventory_pnl"), "fees": a.fees, "residual": a.residual, "turnover": a.turnover, "fills": int(results.fills["maker"].sum()),
             "markouts": marks, "total": a.total, "ci": None if interval is None else [interval.lo, interval.hi],
             "ci_method": None if interval is None else interval.method, "variants": results.info["variants"], "luck": luck_phrase(data), "raw": sure["raw"].to_dict() or None, "deflated": sure["deflated"].to_dict() or None,
+            "measured": None if measured is None else {n: {"value": v, "ci": [lo, hi], "unit": unit} for n, v, lo, hi, unit in measured.itertuples()},
             "params": dataclasses.asdict(results.params)}
 
 # %% ../nbs/99_cli.ipynb #7cc75813
@@ -358,7 +359,7 @@ def _midpath(mid: str, fit: str | None, config: Any, *, dt: float, sigma: float 
     return run_midpath(path, A=float(law["A"]), k=float(law["k"]), params=params, rng=np.random.default_rng(config.seed), sigma=sigma,
                        dt_s=None if "time" in path.columns else dt, strategy=strategy, fee_bps=config.fee_bps, fee_per_unit=config.fee_per_unit, fees=config.schedule if config.fees is not None else None, variants=config.variants)
 
-# %% ../nbs/99_cli.ipynb #8fff9cdb
+# %% ../nbs/99_cli.ipynb #bbe34160
 @app.command()
 @guarded
 def backtest(source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="a source, when no --mid is given")] = None,
@@ -389,9 +390,8 @@ def backtest(source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", he
              "quote_lot": quote_lot, "calibration_s": calibration_s, "variants": variants, "seed": seed}
     settings = make_config(_settings(config, given) | ({"session_end": None} if any_hours else {}))
     with progress() as step:
-        measured = None
         if mid is not None:
-            results = _midpath(mid, fit, settings, dt=dt, sigma=sigma)
+            results, measured = _midpath(mid, fit, settings, dt=dt, sigma=sigma), None
             written = write_reports(results, out)
         else:
             step(f"reading {source}")
@@ -399,9 +399,8 @@ def backtest(source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", he
             step("calibrating and trading")
             job = run_backtest(market, settings)
             step("writing reports")
-            results, written = job.results, job.save(out)
-            measured = {n: {"value": v, "ci": [lo, hi], "unit": unit} for n, v, lo, hi, unit in job.calibration.measured().itertuples()}
-    say(_result_answer(results) | {"measured": measured, "written": [str(p) for p in written]}, as_json=as_json)
+            results, measured, written = job.results, job.calibration.measured(), job.save(out)
+    say(_result_answer(results, measured) | {"written": [str(p) for p in written]}, as_json=as_json)
 
 # %% ../nbs/99_cli.ipynb #fc34d794
 def _choices(vary: list[str]) -> dict[str, list[str | None]]:
@@ -428,7 +427,19 @@ def _search_answer(search: Any) -> dict[str, Any]:
             "walk_forward": ahead, "walk_forward_result": search.ahead_sentence(), "days": list(search.days), "fill_model": search.fill_model, "about_the_data": list(search.about),
             "calibration": search.calibration.window}
 
-# %% ../nbs/99_cli.ipynb #6175fd7a
+# %% ../nbs/99_cli.ipynb #0a23cd1c
+def _tell_search(search: Any, answer: dict[str, Any]) -> None:
+    "The same for a person."
+    columns = ["total", "lo", "hi", "lo_all", "hi_all", "fills", "sharpe", "confidence", "deflated"]
+    table = search.results.table.reindex(columns=columns).astype(float)
+    typer.echo(f"{answer['result']}\n\n{table.to_string(float_format=lambda v: _text(round(v, 4)))}\n")
+    for name, why in search.results.failed.items():
+        typer.echo(f"refused, and counted: {name}: {why}")
+    words = {"fills": search.fill_model, "traded": ", ".join(search.days), "calibrated": " to ".join(search.calibration.window), "about the data": "; ".join(search.about), "written": ", ".join(answer["written"])}
+    typer.echo("\n".join([answer["walk_forward_result"], "lo and hi: 95 % alone; lo_all and hi_all: all variants counted; confidence that the Sharpe ratio is above zero, raw and deflated"]
+                         + [f"{k}: {v}" for k, v in words.items() if v]))
+
+# %% ../nbs/99_cli.ipynb #4fb70e93
 @app.command(name="sweep")
 @guarded
 def sweep_command(source: Source, vary: Annotated[list[str], typer.Option(metavar="NAME=V1,V2,...", help="a setting and the values to try, such as skew=0.5,1,2; give it again for more settings, and every combination is tried")],
@@ -451,15 +462,8 @@ def sweep_command(source: Source, vary: Annotated[list[str], typer.Option(metava
         answer = _search_answer(search) | {"written": [str(p) for p in search.save(out)] if out else []}
     if as_json:
         say(answer, as_json=True)
-        return
-    columns = ["total", "lo", "hi", "lo_all", "hi_all", "fills", "sharpe", "confidence", "deflated"]
-    table = search.results.table.reindex(columns=columns).astype(float)
-    typer.echo(f"{answer['result']}\n\n{table.to_string(float_format=lambda v: _text(round(v, 4)))}\n")
-    for name, why in search.results.failed.items():
-        typer.echo(f"refused, and counted: {name}: {why}")
-    words = {"fills": search.fill_model, "traded": ", ".join(search.days), "calibrated": " to ".join(search.calibration.window), "about the data": "; ".join(search.about), "written": ", ".join(answer["written"])}
-    typer.echo("\n".join([answer["walk_forward_result"], "lo and hi: 95 % alone; lo_all and hi_all: all variants counted; confidence that the Sharpe ratio is above zero, raw and deflated"]
-                         + [f"{k}: {v}" for k, v in words.items() if v]))
+    else:
+        _tell_search(search, answer)
 
 # %% ../nbs/99_cli.ipynb #2780850f
 @app.command()
@@ -505,7 +509,14 @@ def data_fetch(name: Annotated[str, typer.Argument(help="a name from mm-engine d
     path = fetch(name, folder=out, base=base, notify=lambda text: typer.echo(text, err=True))
     say({"written": [str(path)]}, as_json=as_json)
 
-# %% ../nbs/99_cli.ipynb #70b47ef0
+# %% ../nbs/99_cli.ipynb #0d348ff0
+def _row_of(answer: dict[str, Any]) -> dict[str, Any]:
+    "What the demonstration's table takes of an answer."
+    raw = answer["raw"]
+    return {c: answer[c] for c in ("spread_capture", "inventory_pnl", "fees", "fills", "total", "ci")} | {
+        "alone": [raw["lower end of the net"], raw["upper end of the net"]], "confidence": raw["confidence"], "deflated": answer["deflated"]["confidence"]}
+
+
 @app.command()
 @guarded
 def demo(out: Out = "reports", seed: Annotated[int, typer.Option(help="of the intervals")] = 1, as_json: Json = False) -> None:
@@ -515,8 +526,7 @@ def demo(out: Out = "reports", seed: Annotated[int, typer.Option(help="of the in
     from makerlab.data.source import open_source
 
     rows: list[dict[str, Any]] = []
-    written: list[str] = []
-    flow: dict[str, str] = {}
+    written, flow = [], {}
     with progress() as step:
         for symbol in SAMPLE_SPECS:
             step(f"{symbol}: reading and calibrating on the first day")
@@ -528,9 +538,7 @@ def demo(out: Out = "reports", seed: Annotated[int, typer.Option(help="of the in
                 step(f"{symbol}: trading {strategy} on the other days")
                 job = trade(Config(strategy=strategy, seed=seed, fee_bps=0.2, variants=3))
                 written += [str(p) for p in job.save(Path(out) / f"{symbol}-{strategy}")]
-                answer = _result_answer(job.results)
-                rows.append({"symbol": symbol, "strategy": strategy} | {c: answer[c] for c in ("spread_capture", "inventory_pnl", "fees", "fills", "total", "ci")}
-                            | {"alone": [answer["raw"]["lower end of the net"], answer["raw"]["upper end of the net"]], "confidence": answer["raw"]["confidence"], "deflated": answer["deflated"]["confidence"]})
+                rows.append({"symbol": symbol, "strategy": strategy} | _row_of(_result_answer(job.results)))
     note = "made data, two days traded after one of calibration, 0.2 bps fee, 10 ms latency, filled by prints behind the queue and by quotes that cross ours, 3 variants: shows the machinery, not a strategy"
     if as_json:
         say({"rows": rows, "order_flow": flow, "note": note, "written": written}, as_json=True)

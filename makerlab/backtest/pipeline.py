@@ -314,7 +314,7 @@ def r2_interval(
     lo, hi = sorted(abs(math.tanh(math.atanh(rho) + s * half)) for s in (-1, 1))
     return (0.0 if abs(math.atanh(rho)) < half else lo**2), hi**2
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #2b8bd2b0
+# %% ../../nbs/74_backtest.pipeline.ipynb #e3fe6b97
 @dataclass(frozen=True)
 class Calibration:
     "What was measured before trading."
@@ -342,14 +342,6 @@ class Calibration:
         return (f"order-flow slope {self.kappa:.2g} +- {self.kappa_se:.2g} price per unit of normalised flow, "
                 + ("told from zero: as-ofi leans on it" if self.flow_tells else "not told from zero: as-ofi quotes as as does"))
 
-    def jumps_said(self, config: "Config") -> str:
-        "The jump of the mid at an order in words, and what cj is told of it."
-        if self.jumps is None:
-            return "jumps of the mid at an order were not measured"
-        e, se, told = self.jumps.params, self.jumps.bse, _told_eps(self, config)
-        return (f"the mid jumps {e['eps_buy']:.2g} +- {se['eps_buy']:.2g} at a buy order and {e['eps_sell']:.2g} +- {se['eps_sell']:.2g} at a sell order "
-                f"(price, {self.jumps.horizon:g} s): cj was told {told[0]:.2g} and {told[1]:.2g}")
-
     def measured(self) -> pd.DataFrame:
         "Every number that was measured: value, 95 % interval, unit."
         named, fit = {"A": "1/s, reach", "k": "1/price" if self.fit.law_name == "exponential" else "1", "delta0": "price"}, self.fit
@@ -359,10 +351,10 @@ class Calibration:
         rows["kappa"] = (self.kappa, self.kappa - 1.96 * self.kappa_se, self.kappa + 1.96 * self.kappa_se, "price per unit of normalised flow")
         if self.jumps is not None:
             around = self.jumps.conf_int() if self.jumps.blocks > 1 else pd.DataFrame(math.nan, index=self.jumps.params.index, columns=["lower", "upper"])
-            rows |= {n: (v, *around.loc[n], f"price an order, after {self.jumps.horizon:g} s") for n, v in self.jumps.params.items()}
+            rows |= {str(n): (v, *around.loc[n], f"price an order, after {self.jumps.horizon:g} s") for n, v in self.jumps.params.items()}
         return pd.DataFrame(rows, index=["value", "lo", "hi", "unit"]).T.rename_axis("quantity")
 
-
+# %% ../../nbs/74_backtest.pipeline.ipynb #cf8df395
 def _flow_slope(table: pd.DataFrame, *, every_s: float, horizon_s: float) -> tuple[float, float]:
     "Slope and HAC error of the mid's next change on normalised flow, at every step; (0, inf) when it cannot be had."
     step = max(1, round(horizon_s / every_s))
@@ -541,7 +533,7 @@ def _fill_model(config: Config, params: QuoteParams, *, has_trades: bool) -> Poi
         return PoissonFills(A=params.A, k=params.k, latency_ns=latency)
     return TradeFills(queue=config.queue if has_trades else "front", crossing=config.crossing and has_trades, latency_ns=latency)
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #20ca0330
+# %% ../../nbs/74_backtest.pipeline.ipynb #afc0fb92
 def _law_said(calibration: Calibration, config: Config) -> str:
     "A word when quotes came from another law than was fitted."
     if calibration.fit.law_name == "exponential" or config.strategy == "naive" or config.k is not None:
@@ -551,17 +543,26 @@ def _law_said(calibration: Calibration, config: Config) -> str:
             "since their formulas know no other")
 
 
+def _jumps_said(jumps: EpsilonResults | None, told: tuple[float, float]) -> str:
+    "The jump of the mid at an order in words, and what cj was told of it."
+    if jumps is None:
+        return "jumps of the mid at an order were not measured"
+    e, se = jumps.params, jumps.bse
+    return (f"the mid jumps {e['eps_buy']:.2g} +- {se['eps_buy']:.2g} at a buy order and {e['eps_sell']:.2g} +- {se['eps_sell']:.2g} at a sell order "
+            f"(price, {jumps.horizon:g} s): cj was told {told[0]:.2g} and {told[1]:.2g}")
+
+
 def _told(calibration: Calibration, config: Config, results: BacktestResults, market: Market, about: str) -> dict[str, Any]:
     "What a reader must know, beside and instead of the engine's own words."
     words = [f"on {calibration.events}, {calibration.window[0]} to {calibration.window[1]}; intensity fit: {calibration.fit.status}; {calibration.flow()}" + _law_said(calibration, config)]
     words += [calibration.regimes.describe()] if calibration.regimes is not None and config.strategy == "as-adaptive" else []
-    words += [calibration.jumps_said(config)] if config.strategy == "cj" else []
+    words += [_jumps_said(calibration.jumps, _told_eps(calibration, config))] if config.strategy == "cj" else []
     fills = results.info["fills"].replace("real trades", "trades of the made tape") if market.kind == "sample" else results.info["fills"]
     if market.trades is None and config.fills == "trades":
         fills = "no trades were recorded: filled only when the opposite quote reaches our price"
     return results.info | {"calibration": "; ".join(words), "about_the_data": about, "fills": fills}
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #c466ad29
+# %% ../../nbs/74_backtest.pipeline.ipynb #42a0d29c
 def trader(
     market: Market,  # to trade, displayed sizes in units
     *,
@@ -578,7 +579,7 @@ def trader(
         params = quote_params(found, config=config)
         told: dict[str, Any] = {n: getattr(config, n) for n in ("strategy", "fee_bps", "fee_per_unit", "session_end", "variants")}
         told |= {"params": params, "fills": _fill_model(config, params, has_trades=market.trades is not None), "fees": read_fees(config.fees)}
-        clock = {"every_s": config.every_s, "window_s": config.window_s, "ofi_s": config.ofi_s, "tick": found.tick, "tz": config.session_tz,
+        clock: dict[str, Any] = {"every_s": config.every_s, "window_s": config.window_s, "ofi_s": config.ofi_s, "tick": found.tick, "tz": config.session_tz,
                  "trades": None if config.fills == "poisson" else prints}
         if not base:
             base.append(Backtest(market.quotes, **told, **clock))

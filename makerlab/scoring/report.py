@@ -173,7 +173,7 @@ def read_fit(
             raise DataError(f"fit file {path}: {name} = {row.get(name)!r} in row 0 must be a number > 0: run mm-engine calibrate again")
     return row
 
-# %% ../../nbs/63_scoring.report.ipynb #c26a784a
+# %% ../../nbs/63_scoring.report.ipynb #90a30287
 _LEAST_BARS = 10  # minutes under which nothing is said
 
 
@@ -197,8 +197,8 @@ def _seed(data: ReportData) -> np.random.Generator:
 
 def _alone(data: ReportData, x: pd.Series) -> tuple[Interval, Interval]:
     "The interval of the total as if it had been the only variant, and with all counted (the run's own, if it counted them)."
-    tried, total, days = _tried(data.manifest), data.intervals.get("total"), x.index.get_level_values(0)
-    mine = (total is not None and total.n in (len(x), days.nunique())  # made of the same minutes or days
+    tried, total, days = _tried(data.manifest), data.intervals.get("total"), x.index.get_level_values(0).to_numpy()
+    mine = (total is not None and total.n in (len(x), len(np.unique(days)))  # made of the same minutes or days
             and ("Bonferroni" not in total.method if tried == 1 else f"over {tried} variants" in total.method))
     alone = total if mine and tried == 1 and total is not None else pnl_interval(x.to_numpy(), days=days, rng=_seed(data))
     if tried == 1:
@@ -308,7 +308,7 @@ def markdown_table(
     rows += [[_cell(i), *map(_cell, values)] for i, values in zip(table.index, table.itertuples(index=False), strict=True)]
     return "\n".join("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in row) + " |" for row in rows)
 
-# %% ../../nbs/63_scoring.report.ipynb #ddc8a18a
+# %% ../../nbs/63_scoring.report.ipynb #269a552b
 def decomposition(data: ReportData) -> pd.DataFrame:
     "Spread captured + inventory P&L - fees = total, in currency and bps of turnover."
     p = data.parts
@@ -325,16 +325,17 @@ def _parts_note(data: ReportData) -> str:
     return ("Spread captured + inventory P&L − fees = total, exactly; the residual is rounding. "
             + (f"The total with its interval: {total}." if total is not None else "No interval of the total was computed."))
 
-
+# %% ../../nbs/63_scoring.report.ipynb #52f1bd23
 _PROFITS = ["profit_factor", "sharpe", "sharpe_se", "pnl_per_fill", "pnl_per_turnover"]  # shown after the profit and its interval
 
 
 def _with_ends(data: ReportData, table: pd.DataFrame) -> pd.DataFrame:
     "Metrics made of the profit with the ends of their 95 % intervals: the total's, carried over; the ratio's own; gains over losses by blocks."
-    ends, total, net = {}, data.intervals.get("total"), data.parts["total"]
+    ends: dict[str, Sequence[float]] = {}
+    total, net, value = data.intervals.get("total"), data.parts["total"], table["value"].astype(float)
     tz, info = str(data.manifest.get("tz") or "UTC"), dict(data.manifest.get("info") or {})
     if total is not None and net:
-        ends |= {name: sorted(table.loc[name, "value"] / net * end for end in (total.lo, total.hi)) for name in ("pnl_per_fill", "pnl_per_turnover") if name in table.index}
+        ends |= {name: sorted(float(value[name]) / net * end for end in (total.lo, total.hi)) for name in ("pnl_per_fill", "pnl_per_turnover") if name in value.index}
     x = _minutes(data).to_numpy()
     if len(x) >= _LEAST_BARS:
         ends["sharpe"] = sharpe(data.path, tz=tz, q0=float(info.get("q0") or 0.0)).interval()
@@ -345,7 +346,7 @@ def _with_ends(data: ReportData, table: pd.DataFrame) -> pd.DataFrame:
             pass
     out = table.copy()
     for at, column in enumerate(("95 % from", "95 % to"), start=1):
-        out.insert(at, column, [ends[name][at - 1] if name in ends and math.isfinite(v) else math.nan for name, v in table["value"].items()])
+        out.insert(at, column, [ends[str(name)][at - 1] if name in ends and math.isfinite(v) else math.nan for name, v in value.items()])
     return out
 
 
