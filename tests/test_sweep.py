@@ -10,7 +10,7 @@ from makerlab.backtest.snapshot import Backtest
 from makerlab.backtest.sweep import comparison_html, comparison_markdown, grid, label, runner, sweep, walk_forward
 from makerlab.core import DataError, ParameterError
 from makerlab.data.samples import load_sample
-from makerlab.execution.fills import PoissonFills
+from makerlab.execution.fills import PoissonFills, TradeFills
 from makerlab.models.quoting import QuoteParams
 from makerlab.scoring.selection import Trials
 
@@ -120,3 +120,10 @@ def test_report_prints_the_deflated_figure_beside_the_raw_one(result, tmp_path):
     back = pd.read_csv(tmp_path / "out" / "comparison.csv")
     assert {"lo", "hi", "lo_all", "hi_all", "confidence", "deflated", "adverse_per_unit"} <= set(back.columns)
     json.dumps(result.table.to_dict("records"))  # plain numbers and words
+
+
+def test_a_setting_may_be_called_like_a_figure(base):
+    "`fills` and `fees` are settings of an experiment and figures of its result: the table has both."
+    models = [TradeFills(queue=q) for q in ("front", "through")]
+    got = sweep(runner(base), grid(fills=models))
+    assert list(got.table["fills (setting)"]) == models and got.table["fills"].iloc[0] > got.table["fills"].iloc[1]

@@ -6,7 +6,7 @@
 __all__ = ['grid', 'label', 'runner', 'SweepResults', 'sweep', 'WalkForward', 'walk_forward', 'comparison_markdown',
            'comparison_html', 'write_comparison']
 
-# %% ../../nbs/73_backtest.sweep.ipynb #01e762ee
+# %% ../../nbs/73_backtest.sweep.ipynb #c2ae682e
 import dataclasses
 import html
 import itertools
@@ -24,7 +24,7 @@ from ..core import DataError, ParameterError, check_choice
 from ..models.quoting import QuoteParams
 from ..scoring.attribution import adverse_selection
 from ..scoring.inference import Interval, pnl_interval
-from ..scoring.report import _CSS, html_table, markdown_table, write_together
+from ..scoring.report import _CSS, _percent, html_table, markdown_table, write_together
 from ..scoring.selection import PurgedWalkForward, Trials, deflate, summary
 
 # %% ../../nbs/73_backtest.sweep.ipynb #22e2ac67
@@ -112,7 +112,7 @@ def _confidences(trials: Trials) -> pd.DataFrame:
         rows[name] = {"sharpe": d.sharpe, "confidence": d.confidence, "deflated": d.deflated}
     return pd.DataFrame(rows).T
 
-# %% ../../nbs/73_backtest.sweep.ipynb #e6941179
+# %% ../../nbs/73_backtest.sweep.ipynb #f023f819
 def sweep(
     run: Callable[[Mapping[str, Any]], Any],  # settings -> results with bars(seconds), fills and markouts; see runner
     variants: Sequence[Mapping[str, Any]],  # settings of each; see grid
@@ -139,7 +139,8 @@ def sweep(
         if name in done:
             trials.add(name, bars[name]["total"].to_numpy(), params=settings)
     rows = pd.DataFrame({n: _row(done[n], bars=bars[n], seed=seed, tried=len(trials)) for n in done}).T.astype(float)
-    table = pd.DataFrame(trials.params).T.reindex(rows.index).join(rows).join(_confidences(trials)).rename_axis("variant")
+    told = pd.DataFrame(trials.params).T.reindex(rows.index).rename(columns=lambda c: f"{c} (setting)" if c in rows.columns else c)
+    table = told.join(rows).join(_confidences(trials)).rename_axis("variant")
     return SweepResults(trials=trials, table=table, failed=failed, seed=seed)
 
 # %% ../../nbs/73_backtest.sweep.ipynb #621060ce
@@ -186,7 +187,7 @@ def walk_forward(
     days = None if trials.days is None else trials.days[at]
     return WalkForward(pd.DataFrame(rows).rename_axis("split"), pnl, pnl_interval(pnl, days=days, rng=rng), metric)
 
-# %% ../../nbs/73_backtest.sweep.ipynb #aa5cb266
+# %% ../../nbs/73_backtest.sweep.ipynb #5a9570ae
 def _said(sweep: SweepResults) -> str:
     "The one sentence in which a winner is named."
     s = sweep.summary()
@@ -195,7 +196,7 @@ def _said(sweep: SweepResults) -> str:
     (tried, effective), ratio, sure, total = at("variants tried"), at(f"Sharpe ratio per {sweep.trials.period}"), at("confidence"), at("total P&L")
     (lo, lo_all), (hi, hi_all) = at("lower end of the total"), at("upper end of the total")
     return (f"Best of {tried:g} variants tried ({effective:.3g} effectively independent): {sweep.best}. Sharpe ratio per {sweep.trials.period} "
-            f"raw {ratio[0]:.3g}, deflated {ratio[1]:.3g}; confidence that it is above zero raw {sure[0]:.1%}, deflated {sure[1]:.1%}; "
+            f"raw {ratio[0]:.3g}, deflated {ratio[1]:.3g}; confidence that it is above zero raw {_percent(sure[0])}, deflated {_percent(sure[1])}; "
             f"total raw {total[0]:,.4g}, deflated {total[1]:,.4g} quote currency, 95 % interval [{lo:,.4g}, {hi:,.4g}] alone, "
             f"[{lo_all:,.4g}, {hi_all:,.4g}] with all variants counted.")
 
