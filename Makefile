@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 CONFIG := settings.ini setup.py constraints.txt
 KATEX := 0.16.22
+NEW_PIP := pip>=25
 BENCH_PEERS := avellaneda-stoikov==0.1.0 hawkesbook==0.1.0 HawkesPyLib==0.3.0
 export OMP_NUM_THREADS ?= 1
 export PYTHONHASHSEED ?= 0
@@ -17,6 +18,7 @@ help: ## list what can be made
 
 $(BIN)/python:
 	@python=$$(tools/need.sh demo) && "$$python" -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -U '$(NEW_PIP)'
 
 $(VENV)/.core: $(CONFIG) | $(BIN)/python
 	@echo "Installing makerlab into $(VENV): about 235 MB to download, 960 MB on disk."
@@ -73,6 +75,7 @@ notebooks: $(VENV)/.dev ## after editing notebooks: export the package, clean, n
 .venv-bench/.peers: $(CONFIG)
 	@python=$$(tools/need.sh bench) && { test -x .venv-bench/bin/python || "$$python" -m venv .venv-bench; }
 	@echo "Installing makerlab and its peers into .venv-bench: about 290 MB to download."
+	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -U '$(NEW_PIP)'
 	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e . polars
 	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(BENCH_PEERS)
 	@touch $@
