@@ -1,10 +1,12 @@
-"How often do the intervals that the main job prints hold the truth? (Those of A, k, kappa, eps and the totals are measured on their own pages' files.)"
+"How often do the intervals that the main job prints hold the truth? (Those of A, k, eps and the totals are measured on their own pages' files.)"
 import numpy as np
+import pandas as pd
 import pytest
 from coverage_kit import measure
 from scipy.signal import lfilter
 
-from makerlab.backtest.pipeline import median_interval, r2_interval
+from makerlab.backtest.pipeline import _flow_slope, median_interval, r2_interval
+from makerlab.core import from_ns
 
 pytestmark = pytest.mark.slow
 
@@ -42,3 +44,17 @@ def test_median_volatility(spread, hours):
         _, lo, hi = median_interval(rolling(rng, n), every=window)
         return lo, hi, truth
     measure(f"pipeline: median volatility, {hours:g} h, spread of its logarithm {spread:g}", one, n=600)
+
+
+def test_the_slope_on_order_flow():
+    "kappa of a day of seconds: the flow of the last ten seconds moves the mid in the next ten, windows overlapping."
+    def one(rng):
+        u, n = rng.standard_normal(6000), 6000
+        flow = pd.Series(u).rolling(10).sum().to_numpy() / np.sqrt(10)
+        moves = 0.01 * rng.standard_normal(n)
+        moves[10:] += 0.001 * u[:-10]  # each unit of flow works ten seconds later
+        start = pd.Timestamp("2026-03-02 14:30", tz="UTC").as_unit("ns").value
+        table = pd.DataFrame({"time": from_ns(start + np.arange(n) * 1_000_000_000), "mid": 100 + np.cumsum(moves), "ofi_norm": flow})
+        slope, se = _flow_slope(table, every_s=1.0, horizon_s=10.0)
+        return slope - 1.96 * se, slope + 1.96 * se, 0.001 * np.sqrt(10)
+    measure("slope on order flow (kappa)", one, n=500)
