@@ -61,12 +61,7 @@ def test_oracle(case):
 def test_recovery_file():
     case = next(c for c in CASES if "file" in c["inputs"])
     want = case["expected"]
-    path = ORACLES / case["inputs"]["file"]
-    if not path.exists():
-        path = Path(__file__).resolve().parents[2] / "shared" / "oracles" / case["inputs"]["file"]
-    if not path.exists():
-        pytest.skip("the oracle's recovery file is not beside the oracles")
-    t = np.loadtxt(path, skiprows=1)
+    t = np.loadtxt(ORACLES / case["inputs"]["file"], skiprows=1)  # committed beside the oracles
     fit = HawkesModel(t, T=case["inputs"]["T"]).fit()
     assert fit.status == "ok" and fit.nobs == want["n_events"] == len(t)
     for name, value in want["mle"].items():
