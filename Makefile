@@ -6,11 +6,12 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 CONFIG := settings.ini setup.py constraints.txt
 KATEX := 0.16.22
 NEW_PIP := pip>=25
+REPLAY_PEER := hftbacktest==2.4.4 numpy==2.2.6 numba==0.68.1 llvmlite==0.50.0
 BENCH_PEERS := avellaneda-stoikov==0.1.0 hawkesbook==0.1.0 HawkesPyLib==0.3.0
 export OMP_NUM_THREADS ?= 1
 export PYTHONHASHSEED ?= 0
 
-.PHONY: help demo test check nightly lab docs docs-preview bench readme notebooks clean
+.PHONY: help peers demo test check nightly lab docs docs-preview bench readme notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -21,12 +22,12 @@ $(BIN)/python:
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -U '$(NEW_PIP)'
 
 $(VENV)/.core: $(CONFIG) | $(BIN)/python
-	@echo "Installing makerlab into $(VENV): about 235 MB to download, 960 MB on disk."
+	@echo "Installing makerlab into $(VENV): about 240 MB to download, 970 MB on disk."
 	@$(PIP) -e .
 	@touch $@
 
 $(VENV)/.dev: $(CONFIG) | $(BIN)/python
-	@echo "Installing makerlab and all that its tests need into $(VENV): about 365 MB to download, 1330 MB on disk."
+	@echo "Installing makerlab and all that its tests need into $(VENV): about 445 MB to download, 1580 MB on disk."
 	@$(PIP) -e '.[dev]'
 	@touch $(VENV)/.core $@
 
@@ -40,7 +41,16 @@ $(VENV)/.katex: | $(BIN)/python
 demo: $(VENV)/.core ## create .venv, install, and run the main job on the embedded sample into reports/
 	$(BIN)/mm-engine demo --out reports
 
-test: $(VENV)/.dev $(VENV)/.katex ## install what the tests need, then run everything that CI runs
+.venv-peers/.replay: Makefile
+	@python=$$(tools/need.sh test) && { test -x .venv-peers/bin/python || "$$python" -m venv .venv-peers; }
+	@echo "Installing hftbacktest, which needs an older numpy, into .venv-peers: about 70 MB to download, 320 MB on disk."
+	@{ .venv-peers/bin/python -m pip install -qq --disable-pip-version-check -U '$(NEW_PIP)' && \
+	  .venv-peers/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(REPLAY_PEER) && touch $@; } \
+	  || echo "hftbacktest could not be installed: the tests that compare with it will be skipped, and will say so."
+
+peers: .venv-peers/.replay ## the engine that replays are held against, in an environment of its own
+
+test: $(VENV)/.dev $(VENV)/.katex .venv-peers/.replay ## install what the tests need, then run everything that CI runs
 	@tools/need_r.sh
 	@$(BIN)/python tools/check.py
 
@@ -48,7 +58,7 @@ check: ## everything that CI runs, without the installing
 	@test -x $(BIN)/nbdev_test || { echo "nothing is installed in $(VENV) yet: make test"; exit 1; }
 	@$(BIN)/python tools/check.py
 
-nightly: $(VENV)/.dev ## what is too slow for every landing: the coverage of every interval that the library prints
+nightly: $(VENV)/.dev .venv-peers/.replay ## what is too slow for every landing: the coverage of every interval that the library prints
 	@$(BIN)/python -m pytest -q --slow -m slow tests
 
 lab: $(VENV)/.dev ## JupyterLab on the notebooks
@@ -80,7 +90,12 @@ notebooks: $(VENV)/.dev ## after editing notebooks: export the package, clean, n
 	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(BENCH_PEERS)
 	@touch $@
 
-bench: .venv-bench/.peers ## makerlab beside its peers, into bench/RESULTS.md
+.venv-peers/.matching: .venv-peers/.replay
+	@echo "Building orderly-chaos (C++) in .venv-peers."
+	@.venv-peers/bin/python -m pip install -qq --disable-pip-version-check orderly-chaos==0.2.0 sortedcontainers==2.4.0
+	@touch $@
+
+bench: .venv-bench/.peers .venv-peers/.matching ## makerlab beside its peers, into bench/RESULTS.md
 	.venv-bench/bin/python bench/run.py
 
 clean: ## remove what was built (not .venv, not reports)

@@ -17,6 +17,14 @@ def real(path: str) -> Path:
     pytest.skip(f"REAL DATA: {path} is not in {' or '.join(str(p.name) + '/' for p in PLACES)} (set MAKERLAB_REAL_DATA to its folder)")
 
 
+def peers_python() -> str:
+    "The python of the environment that holds the other engines; skips the test, with a reason that is counted, when there is none."
+    for place in (os.environ.get("MAKERLAB_PEERS_PYTHON"), str(ROOT / ".venv-peers" / "bin" / "python")):
+        if place and Path(place).is_file():
+            return place
+    pytest.skip("PEER: no .venv-peers here (make peers)")
+
+
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too: the coverage of every interval")
 
@@ -51,6 +59,10 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
                           + (" <<<<<< set MAKERLAB_REAL_DATA" if skipped else ""))
     for report in skipped:
         terminalreporter.line(f"  skipped: {report.nodeid}")
+    peers = [r for r in reports("skipped") if "PEER: " in reason(r) or "RAY: " in reason(r)]
+    against = [r for kind in ("passed", "failed") for r in reports(kind) if "peer" in getattr(r, "keywords", {})]
+    if against or peers:
+        terminalreporter.line(f"PEERS: {len(against)} tests ran another engine beside ours, {len(peers)} were SKIPPED for want of it" + (" <<<<<< make peers" if peers else ""))
     if context:
         terminalreporter.line(f"ORACLES, context only (nothing to assert): {', '.join(context)}")
     for line in later:

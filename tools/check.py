@@ -18,7 +18,7 @@ DERIVED = ("makerlab", "nbs", "mm_nbs", "README.md")
 
 def run(*command: str, **extra) -> bool:
     "Run one command in the repository, its output shown; True when it succeeded."
-    return subprocess.run(command, cwd=ROOT, env=ENV, **extra).returncode == 0
+    return subprocess.run(command, **{"cwd": ROOT, "env": ENV} | extra).returncode == 0
 
 
 def lint() -> bool:
@@ -69,6 +69,17 @@ def links() -> bool:
     return run(PYTHON, "tools/check_links.py", "_docs")
 
 
+def nojit() -> bool:
+    "The small cases again as plain Python: what the compiler makes of a kernel is what is written there."
+    return run(PYTHON, "-m", "pytest", "-q", "-m", "nojit", "tests", env=ENV | {"NUMBA_DISABLE_JIT": "1"})
+
+
+def bounds() -> bool:
+    "The hardest-driven kernels again with every index checked, compiled into a cache of their own."
+    with tempfile.TemporaryDirectory() as cache:
+        return run(PYTHON, "-m", "pytest", "-q", "-m", "bounds", "tests", env=ENV | {"NUMBA_BOUNDSCHECK": "1", "MAKERLAB_CACHE_DIR": cache})
+
+
 def tests(failed: list[str]) -> int:
     "pytest over tests/ and, with nbval, over the studies. Its summary names the steps that failed before it."
     command = [PYTHON, "-m", "pytest", "-q", "--nbval", "--nbval-current-env",
@@ -76,7 +87,7 @@ def tests(failed: list[str]) -> int:
     return subprocess.run(command, cwd=ROOT, env={**ENV, "MAKERLAB_CHECK_FAILED": ", ".join(failed)}).returncode
 
 
-STEPS = {"lint": lint, "types": types, "derived": derived, "notebooks": notebooks, "site": site, "links": links}
+STEPS = {"lint": lint, "types": types, "derived": derived, "notebooks": notebooks, "site": site, "links": links, "nojit": nojit, "bounds": bounds}
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
 ENV.pop("MPLBACKEND", None)  # nbval needs the notebooks' own inline figures
 

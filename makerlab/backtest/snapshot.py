@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['TAU', 'MID', 'BID', 'ASK', 'BID_SIZE', 'ASK_SIZE', 'SIGMA', 'OFI', 'V_BID', 'V_ASK', 'V_BID_SIZE', 'V_ASK_SIZE',
            'SETTINGS_DTYPE', 'SETTINGS_TYPE', 'new_settings', 'SlowVenue', 'replay_slow', 'poisson_slow', 'charge_all',
-           'Day', 'prepare_day', 'with_crossing_quotes', 'Scored', 'BacktestResults', 'summary_of', 'manifest_of',
-           'Backtest', 'past_sigma', 'run_midpath']
+           'Day', 'prepare_day', 'with_crossing_quotes', 'quotes_as_orders', 'Scored', 'BacktestResults', 'summary_of',
+           'manifest_of', 'Backtest', 'past_sigma', 'run_midpath']
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #61607057
+# %% ../../nbs/70_backtest.snapshot.ipynb #2b8f18db
 import dataclasses
 import functools
 import heapq
@@ -35,7 +35,7 @@ from ..schema import PARAMS_TYPE, STATE_TYPE, STRATEGY_TYPE, new_state, validate
 from ..scoring.attribution import Attribution, adverse_selection, attribute, markouts_by_time
 from ..scoring.inference import Interval, pnl_interval
 from ..scoring.metrics import summarise
-from ..scoring.report import run_manifest, write_reports
+from ..scoring.report import run_manifest, stream_digest, write_reports
 
 # %% ../../nbs/70_backtest.snapshot.ipynb #4323ce60
 TAU, MID, BID, ASK, BID_SIZE, ASK_SIZE, SIGMA, OFI, V_BID, V_ASK, V_BID_SIZE, V_ASK_SIZE = range(12)  # columns of `steps`
@@ -406,10 +406,32 @@ def with_crossing_quotes(
     order = np.argsort(at, kind="stable")
     return at[order], np.ascontiguousarray(np.vstack([day.trades, sells, buys])[order])
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #e6507af8
+# %% ../../nbs/70_backtest.snapshot.ipynb #cd349e8a
 _MAKER = ("spread_capture", "inventory_pnl", "total")  # what gets an interval
 
 
+def _intervals_of(bars: pd.DataFrame, *, seed: int, variants: int) -> dict[str, Interval]:
+    "Of the parts of minute bars; none under ten minutes."
+    rng, days = np.random.default_rng(seed), bars["day"].to_numpy()
+    return {c: pnl_interval(bars[c].to_numpy(), days=days, rng=rng, variants=variants) for c in _MAKER} if len(bars) >= 10 else {}
+
+
+def _day_names(at: pd.DatetimeIndex, tz: str) -> np.ndarray:
+    "The local date of each time, YYYY-MM-DD."
+    codes, days = pd.factorize(at.tz_convert(tz).normalize())
+    return np.asarray(pd.DatetimeIndex(days).strftime("%Y-%m-%d"))[codes]
+
+
+def quotes_as_orders(
+    path: pd.DataFrame,  # PATH
+) -> pd.DataFrame:  # time, action, side, price, qty, order_id
+    "What was wished for at each mark, as an order stream: one row a side that is quoted."
+    sides = [pd.DataFrame({"time": path["time"], "action": "quote", "side": s, "price": path[f"quote_{name}"], "qty": path[f"{name}_qty"], "order_id": path["step"]})
+             for s, name in ((BUY, "bid"), (SELL, "ask"))]
+    out = pd.concat([x[x["qty"] > 0] for x in sides])
+    return out.sort_values(["order_id", "side"], kind="stable", ignore_index=True)
+
+# %% ../../nbs/70_backtest.snapshot.ipynb #9fbd6b39
 @dataclass(frozen=True, eq=False)
 class Scored:
     "What a strategy did and what it was told, with everything that can be scored from it."
@@ -422,6 +444,7 @@ class Scored:
     seed: int  # of the intervals
     data: dict[str, pd.DataFrame] = field(default_factory=dict)  # the tables it ran on, for the manifest's digests
     horizons_s: tuple[float, ...] = (1.0, 10.0, 60.0, 300.0)  # of the markouts, s
+    orders: pd.DataFrame | None = None  # time, action, side, price, qty, order_id; None where only the quotes at the marks are kept
 
     @functools.cached_property
     def attribution(self) -> Attribution:
@@ -438,21 +461,22 @@ class Scored:
         "Inventory, fill ratio, turnover, Sharpe ratio, drawdown: see scoring.metrics."
         return summarise(self.path, self.fills, tz=self.info["tz"], q0=self.info["q0"])
 
+    @functools.cached_property
+    def digest(self) -> str:
+        "SHA-256 over all orders and fills: the same run has the same one."
+        return stream_digest(quotes_as_orders(self.path) if self.orders is None else self.orders, self.fills)
+
     def bars(self, seconds: float = 60.0) -> pd.DataFrame:
         "P&L in bars: day, spread_capture, inventory_pnl, fees, total."
         s, at = self.attribution.steps, pd.DatetimeIndex(self.path["time"])
-        day = at.tz_convert(self.info["tz"]).strftime("%Y-%m-%d")
+        day = _day_names(at, self.info["tz"])
         out = s[["spread_capture", "inventory_pnl", "fees"]].assign(total=s["pnl"], day=day, bar=to_ns(at) // round(check_positive("seconds", seconds, unit="s") * NS_PER_S))
         return out.groupby(["day", "bar"], sort=True).sum().reset_index().drop(columns="bar")
 
     @functools.cached_property
     def intervals(self) -> dict[str, Interval]:
         "Block-bootstrap intervals of the parts and the total; empty under ten minutes."
-        bars = self.bars()
-        if len(bars) < 10:
-            return {}
-        rng = np.random.default_rng(self.seed)
-        return {c: pnl_interval(bars[c].to_numpy(), days=bars["day"].to_numpy(), rng=rng, variants=self.info["variants"]) for c in _MAKER}
+        return _intervals_of(self.bars(), seed=self.seed, variants=self.info["variants"])
 
 # %% ../../nbs/70_backtest.snapshot.ipynb #0f829911
 @dataclass(frozen=True, eq=False)
@@ -500,7 +524,7 @@ def summary_of(
     out = pd.DataFrame(rows, columns=["quantity", "value", "lo", "hi", "unit", "note"])
     return out.set_index("quantity")
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #0c878370
+# %% ../../nbs/70_backtest.snapshot.ipynb #a1c75106
 def manifest_of(
     results: BacktestResults,  # of any run
 ) -> dict[str, Any]:  # what manifest.json starts from
@@ -512,9 +536,9 @@ def manifest_of(
     base = run_manifest(strategy=i["strategy"], sample=f"{i['symbol'] or i['source'] or i['world']}, {days}, a decision every {i['every_s']:g} s", fees=fees,
                         latency=f"{i['latency_ns'] / 1e6:g} ms from decision to effect", fill_model=i["fills"], variants=i["variants"],
                         seed=results.seed, params=dataclasses.asdict(results.params), data=results.data, tz=i["tz"])
-    return base | {"info": i}
+    return base | {"info": i, "order_stream": results.digest}
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #25af57ff
+# %% ../../nbs/70_backtest.snapshot.ipynb #e468e722
 @dataclass(frozen=True, eq=False)
 class Backtest:
     "An experiment in the snapshot world; `run(rng=...)` performs it. Raises ParameterError, DataError."
@@ -553,7 +577,7 @@ class Backtest:
     def variant(self, **changes: Any) -> "Backtest":
         "The same experiment with some fields changed; prepared days are shared when they can be."
         out = dataclasses.replace(self, **changes)
-        if "days" in self.__dict__ and not set(changes) & {"quotes", "trades", "every_s", "window_s", "ofi_s", "tick", "tz"}:
+        if not set(changes) & {"quotes", "trades", "every_s", "window_s", "ofi_s", "tick", "tz"}:
             out.__dict__["days"] = self.days
         return out
 
@@ -561,7 +585,7 @@ class Backtest:
         "Perform the experiment; rng feeds Poisson fills and the intervals' seed."
         return _run_days(self, rng)
 
-# %% ../../nbs/70_backtest.snapshot.ipynb #63e5be55
+# %% ../../nbs/70_backtest.snapshot.ipynb #2ac2993b
 def _one_bill(fees: Any, *, fee_bps: float, fee_per_unit: float) -> FeeSchedule | None:
     "The schedule given, None for the two numbers; not both. Raises ParameterError."
     if fees is not None and (fee_bps or fee_per_unit):
@@ -599,9 +623,9 @@ def _split_days(b: Backtest) -> list[Day]:
     quotes = validate_quotes(b.quotes)
     trades = None if b.trades is None or not len(b.trades) else sign_trades(b.trades, quotes=quotes)
     tick = _tick_of(b)
-    local = quotes["time"].dt.tz_convert(b.tz).dt.strftime("%Y-%m-%d")
-    when = None if trades is None else trades["time"].dt.tz_convert(b.tz).dt.strftime("%Y-%m-%d")
-    return [prepare_day(part.reset_index(drop=True), trades=None if trades is None else trades[when == date].reset_index(drop=True),
+    local = _day_names(pd.DatetimeIndex(quotes["time"]), b.tz)
+    when = None if trades is None else _day_names(pd.DatetimeIndex(trades["time"]), b.tz)
+    return [prepare_day(part.reset_index(drop=True), trades=None if trades is None or when is None else trades.loc[when == date].reset_index(drop=True),
                         date=str(date), tick=tick, every_s=b.every_s, window_s=b.window_s, ofi_s=b.ofi_s) for date, part in quotes.groupby(local, sort=True)]
 
 
