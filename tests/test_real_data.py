@@ -114,8 +114,8 @@ def test_lobster(tmp_path, symbol, levels, rows, r2):
 
 # ---------------------------------------------------------------- what cannot be used
 
-@pytest.mark.parametrize("path, says", [("mlfinpy_es_trades/tick_data.csv.gz", "trades only"), ("orderbook_cran_l3/sample.txt", "level 3"), ("hftbacktest_binance/usdm_btcusdt_20240808.gz", "Binance"),
-                                        ("databento_es/esh4-glbx-mdp3-20231224.mbo.dbn.zst", "Databento"), ("obanalytics_bitstamp_l3/lob.data.RData", ""), ("options_optopsy/SPX_2018.csv.gz", "option quotes")])
+@pytest.mark.parametrize("path, says", [("mlfinpy_es_trades/tick_data.csv.gz", "trades only"), ("orderbook_cran_l3/sample.txt", "give date="),
+                                        ("options_optopsy/SPX_2018.csv.gz", "option quotes")])
 @pytest.mark.parametrize("command", ["inspect", "features", "calibrate", "backtest"])
 def test_refusals(tmp_path, command, path, says):
     more = [] if command in ("inspect", "features") else ["--out", tmp_path / "r"]

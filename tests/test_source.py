@@ -8,8 +8,9 @@ import pytest
 from conftest import real
 
 from makerlab.core import DataError, MakerlabError, ParameterError
+from makerlab.data.events import FILL, to_hftbacktest, write_events
 from makerlab.data.samples import load_sample, sample_dir
-from makerlab.data.source import detect, inspect_source, open_source
+from makerlab.data.source import EVENT_KINDS, KINDS, detect, inspect_source, open_events, open_source
 
 HF = "highfrequency_rda/data/"
 
@@ -63,12 +64,10 @@ def test_lobster():
 
 @pytest.mark.realdata
 @pytest.mark.parametrize("path, says", [
-    ("mlfinpy_es_trades/tick_data.csv.gz", "trades only"), ("orderbook_cran_l3/sample.txt", "level 3"), ("orderbook_cran_l3/tradersample.txt", "level 3"),
-    ("hftbacktest_binance/spot_btcusdt_20240808.gz", "Binance"), ("databento_es/esh4-glbx-mdp3-20231225.mbo.dbn.zst", "Databento"),
-    ("obanalytics_bitstamp_l3/orders.csv.xz", "level 3"), ("options_optopsy/SPX_2018.csv.gz", "option quotes"), (HF + "sampleTData.rda", "trades="),
+    ("mlfinpy_es_trades/tick_data.csv.gz", "trades only"), ("orderbook_cran_l3/sample.txt", "date"), ("obanalytics_bitstamp_l3/2015-05-01.log.xz", "raw log"), ("options_optopsy/SPX_2018.csv.gz", "option quotes"), (HF + "sampleTData.rda", "trades="),
     ("databento_es", "point at one data file"), (HF + "SPYRM.rda", "no table of quotes")])
 def test_what_cannot_be_used_is_named(path, says):
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(MakerlabError, match=says):
         inspect_source(real(path))
 
 
@@ -182,3 +181,111 @@ def test_trades_with_a_side_are_sorted_and_of_one_symbol(tmp_path, day):
 def test_stamps_with_a_zone_are_not_said_to_have_none(tmp_path, day):
     day[0].to_csv(tmp_path / "x.csv", index=False)
     assert not any("tz was not given" in p for p in open_source(tmp_path / "x.csv").problems)
+
+
+# ---------------------------------------------------------------- sources of events
+
+REAL_EVENTS = [("hftbacktest_binance/usdm_btcusdt_20240808.gz", "binance", "l2", "BTCUSDT", 21_308), ("hftbacktest_binance/spot_btcusdt_20240808.gz", "binance", "l2", "BTCUSDT", 9_756),
+               ("databento_es/esh4-glbx-mdp3-20231225.mbo.dbn.zst", "databento", "l3", "ESH4", None),
+               ("databento_es/futures_mbp-1_2024-07-01T23-58_2024-07-02T00-02.dbn.zst", "databento", "l2", "ESU4", 119),
+               ("obanalytics_bitstamp_l3/orders.csv.xz", "bitstamp", "l3", "BTCUSD", 541), ("obanalytics_bitstamp_l3/lob.data.RData", "bitstamp", "l3", "BTCUSD", 480)]
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("path, kind, level, symbol, trades", REAL_EVENTS)
+def test_vendors_open_both_ways(path, kind, level, symbol, trades):
+    path = real(path)
+    assert detect(path) == kind
+    m = open_source(path)
+    assert (m.kind, m.symbol, m.tz, m.session) == (kind, symbol, "UTC", None) and any("no session is assumed" in p for p in m.problems)
+    assert trades is None or len(m.trades) == trades
+    assert (m.quotes["bid"] <= m.quotes["ask"]).all() and m.trades["side"].isin([-1, 0, 1]).all()
+    assert (m.quotes[["bid", "ask"]].round(9) == m.quotes[["bid", "ask"]]).all(axis=None), "prices are the decimals that were meant"
+    if "usdm" in path.name or path.suffix == ".RData":
+        return  # large: test_crypto and test_bitstamp look closer
+    report = inspect_source(path)
+    json.dumps(report)
+    assert report["symbols"] == [symbol] and report["rows"]["quotes"] == len(m.quotes)
+    events = open_events(path)
+    assert events.level == level and events.symbol == symbol and (level == "l2" or (events.kind == FILL).any())
+
+
+@pytest.mark.realdata
+def test_a_closed_market_is_left_out_of_the_quotes():
+    m = open_source(real("databento_es/esh4-glbx-mdp3-20231225.mbo.dbn.zst"))
+    assert m.repairs["quotes of a closed market left out"] == 1 and str(m.quotes["time"].iloc[0])[:13] == "2023-12-25 23"
+    day = open_source(real("databento_es/esh4-glbx-mdp3-20231225.mbo.dbn.zst"), start_date="2023-12-25", end_date="2023-12-25")
+    assert len(day.quotes) == len(m.quotes), "dates are UTC's here"
+
+
+@pytest.mark.realdata
+def test_lobster_as_events():
+    events = open_events(real("lobster_aapl_l10_head"))
+    assert events.level == "l3" and events.symbol == "AAPL" and (events.kind == FILL).any()
+
+
+@pytest.mark.realdata
+def test_the_ragged_csv_needs_its_day():
+    path = real("orderbook_cran_l3/sample.txt")
+    m = open_source(path, start_date="2010-06-08", end_date="2010-06-08")
+    assert m.kind == "orderbook" and m.tz == "America/New_York" and len(m.trades) == 830
+    assert len(open_events(path, date="2010-06-08", symbol="X")) == 10_481 and open_events(path, date="2010-06-08", symbol="X").symbol == "X"
+
+
+def test_events_come_back_from_every_store(tmp_path, day):
+    quotes, trades = day
+    for name, frame in (("quotes", quotes), ("trades", trades)):
+        frame.to_parquet(tmp_path / f"X.{name}.parquet")
+    events = open_events(tmp_path / "X.quotes.parquet", lot_size=1.0)
+    assert events.level == "l2" and any("one level" in n for n in events.notes) and len(events.trades()) > 0
+    write_events(events, tmp_path / "e.parquet")
+    np.save(tmp_path / "e.npy", to_hftbacktest(events))
+    np.savez_compressed(tmp_path / "e.npz", data=to_hftbacktest(events))
+    for name, kind in (("e.parquet", "events"), ("e.npy", "hftbacktest"), ("e.npz", "hftbacktest")):
+        assert detect(tmp_path / name) == kind
+        back = open_events(tmp_path / name, tick_size=0.01, lot_size=1.0)
+        assert back.digest() == events.digest()
+        m = open_source(tmp_path / name)
+        assert m.kind == kind and len(m.trades) == len(events.trades())
+    assert set(EVENT_KINDS) < set(KINDS)
+
+
+def test_events_of_the_sample():
+    events = open_events("sample", symbol="SMLT", date="2026-03-03")
+    quotes = load_sample("SMLT", day=1)[0]
+    assert events.symbol == "SMLT" and events.tz == "America/New_York" and np.allclose(events.quotes()["bid"].iloc[-1], quotes["bid"].iloc[-1])
+
+
+@pytest.mark.parametrize("options, says", [(dict(tz="America/New_York"), "is UTC"), (dict(exchange="N"), "one venue"), (dict(trades="x.csv"), "its own trades"), (dict(symbol="ETHUSDT"), "BTCUSDT"),
+                                           (dict(start_date="2030-01-01"), "2024-08-08")])
+def test_arguments_that_a_vendor_cannot_use(tmp_path, options, says):
+    change = {"e": "depthUpdate", "E": 1_723_161_255_100, "s": "BTCUSDT", "U": 8, "u": 8, "b": [["100.1", "3"]], "a": []}
+    photo = {"lastUpdateId": 7, "bids": [["100.0", "1"]], "asks": [["100.2", "2"]]}
+    path = tmp_path / "capture.gz"
+    path.write_bytes(gzip.compress("".join(f"{1_723_161_255_050_000_000 + 10**8 * i} {json.dumps(m)}\n" for i, m in enumerate((photo, change))).encode()))
+    assert detect(path) == "binance" and open_source(path).symbol == "BTCUSDT"
+    with pytest.raises(MakerlabError, match=says):
+        open_source(path, **options)
+    for bad in (dict(date="2024-08-08"), dict(format="bitstamp", tick_size=0.01), dict(format="events", repair=("crossed",)), dict(format="databento", from_scratch=True)):
+        with pytest.raises(ParameterError, match="has its own"):
+            open_events(path, **bad)
+
+
+def test_zstd_that_is_no_dbn_and_zip_of_something_else(tmp_path):
+    import zipfile
+
+    import pyarrow as pa
+    with pa.CompressedOutputStream(str(tmp_path / "x.zst"), "zstd") as f:
+        f.write(bytes(range(256)))
+    (tmp_path / "broken.zst").write_bytes(b"\x28\xb5\x2f\xfdgarbage")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as z:
+        z.writestr("readme.md", "hello")
+    for name in ("x.zst", "broken.zst", "x.zip"):
+        with pytest.raises(DataError, match=name):
+            open_source(tmp_path / name)
+
+
+def test_half_an_r_file_is_refused(tmp_path):
+    (tmp_path / "half.rda").write_bytes((sample_dir() / "2026-03-02.rda").read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"half\.rda"):
+        inspect_source(tmp_path / "half.rda")
