@@ -1,4 +1,4 @@
-"""The C++ book of orderly-chaos (https://pypi.org/project/orderly-chaos), driven from a numba loop through its C interface.
+"""The C++ book of orderly-chaos, driven from a numba loop through its C interface.
 
 Reads an .npy of messages (makerlab.execution.matching.MESSAGE_DTYPE), prints one JSON line for each round asked for on stdin ("run"),
 and on "save PATH" writes the fills of the last round. Three ways: fills counted only, fills recorded by a compiled

@@ -531,3 +531,27 @@ def test_the_face_says_what_is_in_it():
     with pytest.raises(DataError, match="no book"):
         take(e, slice(0, 1)).quotes()
     assert e.digest() != take(e, slice(0, 5)).digest() and ev.KIND_NAMES[DEPTH] == "depth"
+
+
+# ---------------------------------------------------------------- decimals, and repeats about a clear
+
+@pytest.mark.parametrize("tick, lot", [("0.1", "0.001"), ("0.01", "1"), ("0.25", "0.00001"), ("5", "100"), ("1e-8", "0.5"), ("0.05", "1e-3")])
+def test_quotes_and_trades_are_the_decimals_that_were_meant(tick, lot):
+    from decimal import Decimal
+
+    from makerlab.data.events import on_grid
+    steps = np.random.default_rng(3).integers(-10**6, 10**7, 2000)
+    for size in (tick, lot):
+        assert on_grid(steps, float(size)).tolist() == [float(int(s) * Decimal(size)) for s in steps], "the nearest double of each product"
+    assert (on_grid(steps, 1 / 3) == steps * (1 / 3)).all()
+    e = make_events(kind=[DEPTH, DEPTH, TRADE], side=[1, -1, 1], exch_ns=[1, 1, 2], tick=[1003, 1007, 1007], lots=[7, 3, 3], tick_size=float(tick), lot_size=float(lot))
+    q, t = e.quotes(), e.trades()
+    assert q["bid"].iloc[0] == float(1003 * Decimal(tick)) and q["ask_size"].iloc[0] == float(3 * Decimal(lot)) and t["price"].iloc[0] == float(1007 * Decimal(tick))
+
+
+@pytest.mark.nojit
+def test_a_row_after_a_clear_is_no_repeat():
+    "The same level again after the book was cleared at the same stamp is news; without the clear it is a repeat."
+    rows = dict(side=[1, -1, 1, 0, 1], exch_ns=[1] * 5, tick=[10, 12, 10, 0, 10], lots=[5] * 3 + [0, 5], tick_size=1.0, lot_size=1.0)
+    kept = make_events(kind=[DEPTH, DEPTH, DEPTH, CLEAR, DEPTH], repair=("duplicates",), **rows)
+    assert kept.kind.tolist() == [DEPTH, DEPTH, CLEAR, DEPTH] and kept.repairs == {"duplicates": 1}

@@ -6,9 +6,9 @@
 __all__ = ['QuoteSettings', 'CostSettings', 'Config', 'make_config', 'split_market', 'clean_market', 'about_the_data',
            'quote_prints', 'fit_market', 'order_jumps', 'told_jumps', 'median_interval', 'r2_interval', 'Calibration',
            'calibrate_market', 'exponential_fit', 'quote_params', 'params_for_mid', 'Job', 'trader', 'run_backtest',
-           'vary_settings', 'Search', 'sweep_market']
+           'vary_settings', 'Search', 'run_variant', 'sweep_market']
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #19c7fedd
+# %% ../../nbs/74_backtest.pipeline.ipynb #79afd90a
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +21,9 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from scipy import stats
 
+from .farm import Shared, run_tasks
 from .snapshot import Backtest, BacktestResults
-from .sweep import SweepResults, WalkForward, comparison_markdown, grid, sweep, walk_forward, write_comparison
+from .sweep import Outcome, SweepResults, WalkForward, comparison_markdown, gather, grid, outcome, variant_names, walk_forward, write_comparison
 from ..calibration.intensity import IntensityModel, IntensityResults, quotable_counts, to_reach
 from ..core import NS_PER_S, DataError, ParameterError, check_positive, infer_tick, price_sigma, to_ns
 from ..data.source import Market
@@ -657,7 +658,45 @@ class Search:
         "comparison.csv, comparison.md, comparison.html and trials.csv, whole or not at all."
         return write_comparison(self.results, folder)
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #9863237e
+# %% ../../nbs/74_backtest.pipeline.ipynb #f150912d
+def _trade_of(shared: Shared) -> Callable[[Config], Job]:
+    "The trader of a worker, with the calibrations that it has made."
+    kept: dict[tuple, Calibration] = {}
+
+    def measure(c: Config) -> Calibration:
+        key = tuple(getattr(c, n) for n in _MEASURED + (_ADAPTED if c.strategy == "as-adaptive" else ()))
+        if key not in kept:
+            kept[key] = calibrate_market(shared["early"], config=c)
+        return kept[key]
+
+    return trader(shared["late"], calibration=measure, about=shared["about"])
+
+
+def run_variant(
+    task: Mapping[str, Any],  # the settings that are varied
+    shared: Shared,  # early, late, about, config
+) -> dict[str, Any]:  # what a sweep keeps, as plain numbers; refused holds the reason when it could not run
+    "One variant of the main job, in any process."
+    if "trade" not in shared.memo:
+        shared.memo["trade"] = _trade_of(shared)
+    try:
+        results = shared.memo["trade"](shared["config"].model_copy(update=dict(task))).results
+    except (ParameterError, DataError) as e:
+        return {"refused": str(e)}
+    o = outcome(results)
+    figures = {f.name: getattr(o, f.name) for f in dataclasses.fields(Outcome) if f.name != "bars"}
+    return {"refused": "", "fill_model": results.info["fills"]} | figures | {f"bars_{c}": o.bars[c].to_numpy() for c in o.bars}
+
+
+def _outcome_of(row: Mapping[str, Any]) -> Outcome:
+    "The way back from a row."
+    bars = pd.DataFrame({k.removeprefix("bars_"): v for k, v in row.items() if k.startswith("bars_")})
+    return Outcome(bars, **{f.name: row[f.name] for f in dataclasses.fields(Outcome) if f.name != "bars"})
+
+# %% ../../nbs/74_backtest.pipeline.ipynb #12573ad7
+_SMALL = 10_000_000  # quotes times variants that are traded sooner here than processes start
+
+
 def sweep_market(
     market: Market,  # from open_source
     choices: Mapping[str, Sequence[Any]],  # values by setting
@@ -665,32 +704,34 @@ def sweep_market(
     config: Config = Config(),  # the settings that stay; its variants count those tried before
     splits: int = 5,  # stretches of the walk-forward; 0 for none
     purge: int | None = None,  # minutes before each stretch that are not chosen on; None for five, or half a stretch when that is less
+    engine: str | None = None,  # processes, ray or serial, with one answer; None: processes, or serial for a small search
+    workers: int | None = None,  # at once; None takes every core
+    address: str | None = None,  # of a Ray cluster: auto, host:port; None starts one here
+    resume: str | Path | None = None,  # folder in which finished variants are kept, and looked for
+    progress: "bool | Callable[[int, int, int], None]" = False,  # a bar on a terminal; or a function of (done, total, failed)
 ) -> Search:
     "Calibrate on the early part, trade every combination on the late part, count them all. Raises DataError, ParameterError."
     variants = vary_settings(choices, config=config)
     if splits != int(splits) or splits < 0:
         raise ParameterError(f"splits = {splits!r} must be a whole number >= 0: stretches of the walk-forward, 0 for none")
+    shown = [{_SHOWN.get(n, n): v for n, v in each.items()} for each in variants]
+    names = variant_names(shown)
     market = _with_lots(market, config.quote_lot)
     early, late = split_market(market, calibration_s=config.calibration_s, session_tz=config.session_tz)
-    kept: dict[tuple, Calibration] = {}
-
-    def measure(c: Config) -> Calibration:
-        key = tuple(getattr(c, n) for n in _MEASURED + (_ADAPTED if c.strategy == "as-adaptive" else ()))
-        if key not in kept:
-            kept[key] = calibrate_market(early, config=c)
-        return kept[key]
-
-    about = about_the_data(market)
-    trade, words = trader(late, calibration=measure, about=about), []
-
-    def run(settings: Mapping[str, Any]) -> BacktestResults:
-        own = {shown: name for name, shown in _SHOWN.items()}
-        results = trade(config.model_copy(update={own.get(n, n): v for n, v in settings.items()})).results
-        words.append(results.info["fills"])
-        return results
-
-    found = sweep(run, [{_SHOWN.get(n, n): v for n, v in each.items()} for each in variants], unrecorded=config.variants - 1, seed=config.seed)
+    about, base = about_the_data(market), calibrate_market(early, config=config)
+    small = workers is None and address is None and len(variants) * len(late.quotes) < _SMALL
+    done = run_tasks("makerlab.backtest.pipeline:run_variant", variants, engine=engine or ("serial" if small else "processes"), workers=workers, address=address,
+                     store=resume, shared={"early": early, "late": late, "about": about, "config": config}, progress=progress)
+    found, words = _gathered(done.by_task(), shown, names, config)
     gap = min(5, len(found.trials.pnl()) // (2 * splits + 2)) if purge is None else purge
     ahead = walk_forward(found.trials, rng=np.random.default_rng(config.seed), n_splits=splits, purge=gap) if splits else None
     days = tuple(pd.DatetimeIndex(late.quotes["time"]).tz_convert(config.session_tz).strftime("%Y-%m-%d").unique())
-    return Search(calibration=measure(config), results=found, ahead=ahead, days=days, about=tuple(about), fill_model=words[0])
+    return Search(calibration=base, results=found, ahead=ahead, days=days, about=tuple(about), fill_model=words)
+
+# %% ../../nbs/74_backtest.pipeline.ipynb #e206bd13
+def _gathered(rows: Sequence["dict[str, Any] | str"], shown: Sequence[Mapping[str, Any]], names: Sequence[str], config: Config) -> tuple[SweepResults, str]:
+    "The sweep of finished tasks, and the fill model of the first that ran. A text instead of a row says why a task failed."
+    good = {n: r for n, r in zip(names, rows, strict=True) if isinstance(r, dict) and not r["refused"]}
+    failed = {n: r["refused"] if isinstance(r, dict) else r for n, r in zip(names, rows, strict=True) if n not in good}
+    found = gather(shown, {n: _outcome_of(r) for n, r in good.items()}, failed=failed, unrecorded=config.variants - 1, seed=config.seed)
+    return found, str(next(iter(good.values()))["fill_model"])

@@ -19,7 +19,7 @@ import pyarrow as pa
 from ..core import DataError, ParameterError, njit
 from .events import ADD, CANCEL, CLEAR, DEPTH, FILL, MODIFY, TRADE, Events, make_events
 
-# %% ../../nbs/12a_data.databento.ipynb #1c1aed30
+# %% ../../nbs/12a_data.databento.ipynb #8f97b701
 def _gone(
     rest: dict[int, tuple[int, int, int]],  # changed
     o: int,  # order
@@ -28,33 +28,46 @@ def _gone(
     if rest[o][2] <= 0:
         del rest[o]
 
-# %% ../../nbs/12a_data.databento.ipynb #1d9f0708
+
+def _taken(
+    rest: dict[int, tuple[int, int, int]],  # changed
+    told: dict[int, int],  # changed
+    o: int,  # order
+    q: int,  # lots that filled
+) -> int:  # lots that leave the book: no more than were shown
+    "Subtracts a fill from its order and remembers it until a removal says the same."
+    side, price, lots = rest[o]
+    rest[o], told[o] = (side, price, lots - q), told.get(o, 0) + q
+    _gone(rest, o)
+    return min(q, lots)
+
+# %% ../../nbs/12a_data.databento.ipynb #ac2d57fd
 def mbo_rows(
     messages: pd.DataFrame,  # action, side (+1, -1, 0), order_id, price, size, in feed order; snapshot: True where one begins
 ) -> list[tuple[int, int, int, int, int, int]]:  # source row, kind, side, price, lots, order_id
     "Messages to rows of events, one rule a message; the slow twin of the kernel."
     rest, told, out = dict[int, tuple[int, int, int]](), dict[int, int](), list[tuple[int, int, int, int, int, int]]()
-    left, trade, auction = 0, (0, 0, 0), False
+    left, trade, auction, taker = 0, (0, 0, 0), False, 0
     for i, (a, s, o, p, q, snap) in enumerate(messages[["action", "side", "order_id", "price", "size", "snapshot"]].itertuples(index=False)):
-        if a != "F" and left > 0:  # volume that no fill explained
-            out.append((trade[0], TRADE, trade[1], trade[2], left, 0))
-        left, auction = (left, auction) if a == "F" else (0, a == "T" and s == 0)
+        if a != "F":
+            out += [(trade[0], TRADE, trade[1], trade[2], left, 0)] if left > 0 else []  # volume that no fill explained
+            left, auction, taker = 0, a == "T" and s == 0, s if a == "T" else 0
         if a == "R" or snap and rest:
             out.append((i, CLEAR, 0, 0, 0, 0))
             rest, told = {}, {}
         alive = rest.get(o)
         if a == "T":
             left, trade = q, (i, s, p)
+        elif a == "F" and taker and s == taker:  # the aggressor, which stood in the book before it was moved into the market
+            if alive:
+                out.append((i, CANCEL, alive[0], alive[1], _taken(rest, told, o, q), o))
         elif a == "F":
             side = alive[0] if alive else s
             if not auction or side < 0:  # an auction's lots fill two orders: the seller's tells the volume
                 out.append((i, TRADE, 0 if auction else -side, p, q, 0))
                 left -= q
             if alive:
-                out.append((i, FILL, alive[0], alive[1], min(q, alive[2]), o))
-                rest[o] = (alive[0], alive[1], alive[2] - q)
-                told[o] = told.get(o, 0) + q
-                _gone(rest, o)
+                out.append((i, FILL, alive[0], alive[1], _taken(rest, told, o, q), o))
         elif a == "C":
             stays = max((alive[2] if alive else 0) + told.pop(o, 0) - q, 0)
             if alive and stays < alive[2]:
@@ -139,17 +152,18 @@ def read_dbn(
         return meta, np.frombuffer(data, dtype, offset=size), 0
     return meta, raw[at[:n, None] + np.arange(dtype.itemsize)].reshape(-1).view(dtype), other
 
-# %% ../../nbs/12a_data.databento.ipynb #19bf968f
+# %% ../../nbs/12a_data.databento.ipynb #b16c454f
 _A, _C, _M, _R, _T, _F = (ord(c) for c in "ACMRTF")
-_ODD = ("messages about unknown orders", "cancels larger than their order", "fills beyond the displayed size (icebergs)", "orders added twice", "messages without a side or size")
+_ODD = ("messages about unknown orders", "cancels larger than their order", "fills beyond the displayed size (icebergs)", "orders added twice", "messages without a side or size",
+        "fills told of the aggressor itself (left its queue, no fill of a resting order)")
 
-
+# %% ../../nbs/12a_data.databento.ipynb #72a2aada
 @njit
 def _mbo_rows_nb(action, side, order, price, size, begins, n_orders, row, kind, o_side, o_price, o_lots, o_id, odd):
     "Messages to rows (see `mbo_rows`); order is an index below n_orders. Returns the number of rows."
     rest, told = np.zeros(n_orders, np.int64), np.zeros(n_orders, np.int64)
     r_side, r_price = np.zeros(n_orders, np.int64), np.zeros(n_orders, np.int64)
-    m, left, t_row, auction, alive = 0, 0, 0, False, 0
+    m, left, t_row, auction, alive, taker = 0, 0, 0, False, 0, 0
     for i in range(len(action) + 1):
         a = action[i] if i < len(action) else 0
         if a != _F:
@@ -157,6 +171,7 @@ def _mbo_rows_nb(action, side, order, price, size, begins, n_orders, row, kind, 
                 row[m], kind[m], o_side[m], o_price[m], o_lots[m], o_id[m] = t_row, TRADE, side[t_row], price[t_row], left, -1
                 m += 1
             left, auction = 0, a == _T and side[i] == 0
+            taker = side[i] if i < len(action) and a == _T else 0
         if i == len(action):
             break
         o, s, p, q = order[i], side[i], price[i], size[i]
@@ -171,15 +186,16 @@ def _mbo_rows_nb(action, side, order, price, size, begins, n_orders, row, kind, 
         elif a == _T:
             left, t_row = q, i
         elif a == _F:
-            z = r_side[o] if before > 0 else s
-            if not auction or z < 0:
+            z, took = r_side[o] if before > 0 else s, taker != 0 and s == taker
+            if not took and (not auction or z < 0):
                 row[m], kind[m], o_side[m], o_price[m], o_lots[m], o_id[m] = i, TRADE, 0 if auction else -z, p, q, -1
                 m += 1
                 left -= q
-            odd[0] += before == 0
-            odd[2] += 0 < before < q
+            odd[0] += before == 0 and not took
+            odd[2] += 0 < before < q and not took
+            odd[5] += took
             if before > 0:
-                k, lots, x = FILL, min(q, before), r_price[o]
+                k, lots, x = CANCEL if took else FILL, min(q, before), r_price[o]
                 rest[o], told[o] = before - lots, told[o] + q
         elif a == _C:
             stays = max(before + told[o] - q, 0)

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['DEPTH', 'TRADE', 'CLEAR', 'SNAPSHOT', 'ADD', 'CANCEL', 'MODIFY', 'FILL', 'KIND_NAMES', 'SEEN_EXCHANGE', 'SEEN_LOCAL',
            'COLUMNS', 'UNKNOWN_ORDER', 'ALIVE_ALREADY', 'MORE_THAN_RESTS', 'RULES', 'HFTBACKTEST_DTYPE', 'Events',
-           'take', 'seen_of', 'concat_events', 'digest_events', 'touch', 'depth_of', 'merge_clocks', 'merge_views',
-           'make_events', 'check_events', 'to_hftbacktest', 'read_hftbacktest', 'write_events', 'stream_events',
-           'read_events', 'events_from_quotes']
+           'take', 'seen_of', 'concat_events', 'digest_events', 'touch', 'on_grid', 'depth_of', 'merge_clocks',
+           'merge_views', 'make_events', 'check_events', 'to_hftbacktest', 'read_hftbacktest', 'write_events',
+           'stream_events', 'read_events', 'events_from_quotes']
 
-# %% ../../nbs/10a_data.events.ipynb #2d2bbb80
+# %% ../../nbs/10a_data.events.ipynb #1d08b589
 import hashlib
 import json
 import os
@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +232,17 @@ def _clock(
     rows = events if not len(events.seen) else take(events, (events.seen & bit) > 0)
     return rows, rows.exch_ns if clock == "exchange" else rows.local_ns
 
-# %% ../../nbs/10a_data.events.ipynb #ad2e903c
+# %% ../../nbs/10a_data.events.ipynb #5803d001
+def on_grid(
+    steps: np.ndarray,  # int64, ticks or lots
+    size: float,  # of one step
+) -> np.ndarray:  # float64, the nearest double of the decimal number that was meant
+    "Steps times their size without the dirt of the product: 1003 ticks of 0.1 are 100.3 and not 100.30000000000001."
+    places = max(-int(Decimal(repr(float(size))).normalize().as_tuple().exponent), 0)
+    product = np.asarray(steps * float(size), np.float64)
+    return product if places > 12 else np.round(product * 10.0**places) / 10.0**places  # a size such as 1/3 has no decimals that were meant
+
+# %% ../../nbs/10a_data.events.ipynb #7c51cf4e
 def _quotes(
     events: Events,  # any
     *,
@@ -249,8 +260,9 @@ def _quotes(
         raise DataError(f"{events.source or 'events'}: no stamp among {len(rows)} rows has both a bid and an ask: there is no book to quote")
     moved = np.ones(len(at), np.bool_)
     moved[1:] = (at[1:] != at[:-1]).any(axis=1)
-    out = pd.DataFrame({"time": from_ns(t[whole][moved]), "bid": at[moved, 0] * events.tick_size, "ask": at[moved, 1] * events.tick_size,
-                        "bid_size": at[moved, 2] * events.lot_size, "ask_size": at[moved, 3] * events.lot_size})
+    bid, ask = (on_grid(at[moved, i], events.tick_size) for i in (0, 1))
+    bid_size, ask_size = (on_grid(at[moved, i], events.lot_size) for i in (2, 3))
+    out = pd.DataFrame({"time": from_ns(t[whole][moved]), "bid": bid, "ask": ask, "bid_size": bid_size, "ask_size": ask_size})
     counts = {"one-sided book left out": int((last & ~two).sum()), "crossed book left out": int((two & ~whole).sum())}
     out.attrs = dict(symbol=events.symbol, tz=events.tz, source=events.source, repairs={k: v for k, v in counts.items() if v})
     return validate_quotes(out)
@@ -266,8 +278,8 @@ def _trades(
     at = rows.kind == TRADE
     if not at.any():
         raise DataError(f"{events.source or 'events'}: no trades among {len(rows)} rows")
-    out = pd.DataFrame({"time": from_ns(t[at]), "price": rows.tick[at] * events.tick_size,
-                        "size": rows.lots[at] * events.lot_size, "side": rows.side[at]})
+    out = pd.DataFrame({"time": from_ns(t[at]), "price": on_grid(rows.tick[at], events.tick_size),
+                        "size": on_grid(rows.lots[at], events.lot_size), "side": rows.side[at]})
     out.attrs = dict(symbol=events.symbol, tz=events.tz, source=events.source, repairs={})
     return validate_trades(out)
 
@@ -560,7 +572,7 @@ def _check_rows(cols: dict[str, np.ndarray], *, level: str, window_ticks: tuple[
             cols = _drop(cols, at)
     return cols
 
-# %% ../../nbs/10a_data.events.ipynb #a868675f
+# %% ../../nbs/10a_data.events.ipynb #5e98f273
 @njit
 def _repeats_nb(kind, side, exch, local, tick, lots, order, look):
     "Rows that repeat one of the rows before them of the same two stamps, for kinds where a repeat says nothing new."
@@ -569,7 +581,7 @@ def _repeats_nb(kind, side, exch, local, tick, lots, order, look):
         if kind[i] in (TRADE, FILL, CANCEL, CLEAR):
             continue
         j = i - 1
-        while j >= 0 and i - j <= look and exch[j] == exch[i] and local[j] == local[i]:
+        while j >= 0 and i - j <= look and kind[j] != CLEAR and exch[j] == exch[i] and local[j] == local[i]:  # a clear makes a repeat news
             if tick[j] == tick[i] and side[j] == side[i] and order[j] == order[i]:
                 out[i] = kind[j] == kind[i] and lots[j] == lots[i]
                 break
