@@ -9,12 +9,15 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROWS = {
+    "A": ("row_a.py", "L2 replay with queue position and latency, 4.0 M rows"),
     "B": ("row_b.py", "Avellaneda–Stoikov Monte-Carlo"),
+    "C": ("row_c.py", "matching engine, 1 M messages"),
     "D": ("row_d.py", "OFI, rolling 60 s σ and weighted mid"),
     "E": ("row_e.py", "Poisson maximum likelihood, bootstrap refits"),
     "H": ("row_h.py", "Cartea–Jaimungal HJB, q_max 50 × 2,000 steps"),
     "I": ("row_i.py", "Hawkes log-likelihood and gradient"),
     "J": ("row_j.py", "block bootstrap of a day's P&L, 10,000 replicates"),
+    "K": ("row_k.py", "a grid of backtests on two workers, and on a local Ray cluster"),
 }
 
 
@@ -44,7 +47,7 @@ def seconds(value: float) -> str:
 
 def versions() -> str:
     from importlib.metadata import version
-    return ", ".join(f"{name} {version(name)}" for name in ("makerlab", "numpy", "numba", "scipy", "pandas", "statsmodels", "polars"))
+    return ", ".join(f"{name} {version(name)}" for name in ("makerlab", "numpy", "numba", "scipy", "pandas", "statsmodels", "polars"))  # peers in .venv-peers say their own
 
 
 def table(rows: dict[str, dict]) -> list[str]:
@@ -60,8 +63,17 @@ def verdicts(rows: dict[str, dict]) -> list[str]:
     out = ["| row | work | ratio | target | met | answers agree |", "|---|---|---|---|---|---|"]
     for name, row in rows.items():
         met = "yes" if row["ratio"] >= row["target"] else "**no**"
-        out.append(f"| {name} | {row['work']} | {row['ratio']:.4g}× | ≥ {row['target']:g}× | {met} | {'yes' if row['answers_agree'] else '**no**'} |")
+        agree = "yes" if row["answers_agree"] else "**no**"
+        out.append(f"| {name} | {row['work']} | {row['ratio']:.4g}× | ≥ {row['target']:g}× | {met} | {agree} |")
+        for more in row.get("also", []):  # a row may have more than one target, or figures without any
+            asked = ("≥ {:g}×".format(more["target"]), "yes" if more["ratio"] >= more["target"] else "**no**") if more.get("target") else ("none set", "")
+            out.append(f"| {name} | {more['work']} | {more['ratio']:.4g}× | {asked[0]} | {asked[1]} | {agree} |")
     return out
+
+
+def good(row: dict) -> bool:
+    "Whether every target of a row was met and the answers agree."
+    return bool(row["answers_agree"] and all(r["ratio"] >= r["target"] for r in [row, *row.get("also", [])] if r.get("target")))
 
 
 def main() -> int:
@@ -79,7 +91,7 @@ def main() -> int:
                 f"Measured {dt.date.today().isoformat()} on {machine()}. {versions()}.", "", *verdicts(rows), "", "## Times", "", *table(rows), ""]
         (HERE / "RESULTS.md").write_text("\n".join(text), encoding="utf8")
         print("wrote bench/RESULTS.md")
-    return 0 if all(r["answers_agree"] and r["ratio"] >= r["target"] for r in rows.values()) else 1
+    return 0 if all(good(r) for r in rows.values()) else 1
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Source', 'Symbol', 'Zone', 'Format', 'Trades', 'Start', 'End', 'Exchange', 'Hours', 'Clean', 'Json', 'Out', 'app',
-           'data_app', 'plain', 'say', 'guarded', 'os_debug', 'progress', 'seconds', 'inspect', 'features', 'calibrate',
-           'backtest', 'sweep_command', 'config', 'report', 'data_list', 'data_fetch', 'demo', 'main']
+           'EventFile', 'EventFormat', 'data_app', 'plain', 'say', 'guarded', 'os_debug', 'progress', 'seconds',
+           'inspect', 'features', 'calibrate', 'backtest', 'sweep_command', 'replay_command', 'ladder_command',
+           'config', 'report', 'data_list', 'data_fetch', 'demo', 'main']
 
 # %% ../nbs/99_cli.ipynb #95f885bd
 import os
@@ -139,7 +140,7 @@ def progress() -> Iterator[Callable[[str], None]]:
         task = bar.add_task("starting", total=None)
         yield lambda what: bar.update(task, description=what)
 
-# %% ../nbs/99_cli.ipynb #b3f6609b
+# %% ../nbs/99_cli.ipynb #3f16328d
 def seconds(
     text: str,  # such as "10s", "500ms", "1min"
     *,
@@ -155,10 +156,10 @@ def seconds(
     return value
 
 
-Source = Annotated[str, typer.Argument(metavar="SOURCE", help="an .rda file, a LOBSTER zip or folder, Parquet, CSV, a folder of days, or 'sample'")]
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help="an .rda file, a LOBSTER zip or folder, Parquet, CSV, events (Databento, Binance, hftbacktest, Bitstamp), a folder of days, or 'sample'")]
 Symbol = Annotated[str | None, typer.Option(help="which one, when the source holds several")]
 Zone = Annotated[str | None, typer.Option("--tz", help="zone of the stored clock, UTC or America/New_York; found by the session when not given")]
-Format = Annotated[str | None, typer.Option(help="rda, lobster, parquet or csv: overrules what the content says")]
+Format = Annotated[str | None, typer.Option(help="rda, lobster, parquet, csv, databento, binance, bitstamp, hftbacktest or events: overrules what the content says")]
 Trades = Annotated[str | None, typer.Option(help="a file of trades, when they are not in SOURCE")]
 Start = Annotated[str | None, typer.Option(help="first date, YYYY-MM-DD")]
 End = Annotated[str | None, typer.Option(help="last date, included")]
@@ -439,13 +440,17 @@ def _tell_search(search: Any, answer: dict[str, Any]) -> None:
     typer.echo("\n".join([answer["walk_forward_result"], "lo and hi: 95 % alone; lo_all and hi_all: all variants counted; confidence that the Sharpe ratio is above zero, raw and deflated"]
                          + [f"{k}: {v}" for k, v in words.items() if v]))
 
-# %% ../nbs/99_cli.ipynb #4fb70e93
+# %% ../nbs/99_cli.ipynb #d7208c41
 @app.command(name="sweep")
 @guarded
 def sweep_command(source: Source, vary: Annotated[list[str], typer.Option(metavar="NAME=V1,V2,...", help="a setting and the values to try, such as skew=0.5,1,2; give it again for more settings, and every combination is tried")],
                   splits: Annotated[int, typer.Option(help="stretches of the walk-forward; 0 for none")] = 5,
                   config: Annotated[str | None, typer.Option(help="YAML of the settings that stay, see mm-engine config; its variants count what was tried before")] = None,
                   out: Annotated[str | None, typer.Option(help="folder for comparison.csv, .md, .html and trials.csv")] = None,
+                  workers: Annotated[int | None, typer.Option(help="variants at once; every core when not given")] = None,
+                  engine: Annotated[str | None, typer.Option(help="processes, ray or serial, with one answer; processes when not given, serial for a small search")] = None,
+                  address: Annotated[str | None, typer.Option(help="of a Ray cluster: auto, or host:port; one is started here when not given")] = None,
+                  resume: Annotated[str | None, typer.Option(help="folder that keeps each finished variant, and from which a stopped sweep goes on")] = None,
                   symbol: Symbol = None, tz: Zone = None, format: Format = None, trades: Trades = None, start_date: Start = None, end_date: End = None,
                   exchange: Exchange = None, any_hours: Hours = False, clean: Clean = False, as_json: Json = False) -> None:
     "Try many settings on one market, count them all, and show the winner raw and deflated, with a walk-forward."
@@ -458,12 +463,127 @@ def sweep_command(source: Source, vary: Annotated[list[str], typer.Option(metava
         step(f"reading {source}")
         market = _open(source, format=format, symbol=symbol, tz=tz, trades=trades, start_date=start_date, end_date=end_date, exchange=exchange, any_hours=any_hours, clean=clean)
         step(f"calibrating, and trading {many} variants")
-        search = sweep_market(market, choices, config=settings, splits=splits)
+        search = sweep_market(market, choices, config=settings, splits=splits, engine=engine, workers=workers, address=address, resume=resume,
+                              progress=lambda done, total, failed: step(f"trading: {done} of {total} variants done" + (f", {failed} failed" if failed else "")))
         answer = _search_answer(search) | {"written": [str(p) for p in search.save(out)] if out else []}
     if as_json:
         say(answer, as_json=True)
     else:
         _tell_search(search, answer)
+
+# %% ../nbs/99_cli.ipynb #857d40e6
+_FORMATS = {"parquet": "events"}  # what a user calls it: what the reader calls it
+EventFile = Annotated[str, typer.Argument(metavar="FILE", help="events: hftbacktest .npy/.npz, LOBSTER, Databento .dbn(.zst), a Binance capture, Bitstamp, Parquet of events")]
+EventFormat = Annotated[str | None, typer.Option("--format", help="hftbacktest, lobster, databento, binance, bitstamp or parquet: overrules what the content says")]
+
+
+def _latency(name: str, value: float | None) -> Any:
+    "Milliseconds as a constant latency; None stays None. Raises ParameterError."
+    from makerlab.backtest.replay import ConstantLatency
+    from makerlab.core import check_nonnegative
+
+    return None if value is None else ConstantLatency(round(check_nonnegative(name, value, unit="ms") * 1e6))
+
+
+def _tell_replay(results: Any, answer: dict[str, Any]) -> None:
+    "The result for a person: conditions, then the decomposition, the net at last."
+    say(answer, as_json=False)
+    typer.echo("\n" + results.summary()[["value", "lo", "hi", "unit", "note"]].to_string(float_format=lambda x: f"{x:,.5g}", na_rep="n/a"))
+
+# %% ../nbs/99_cli.ipynb #96e3f194
+def _replay_answer(results: Any) -> dict[str, Any]:
+    "The conditions and counts of a replay, and its net profit with interval."
+    i, total = results.info, results.intervals.get("total")
+    keys = ("world", "strategy", "queue", "queue_bias", "fills", "feed_latency", "order_latency", "about_the_data")
+    said = {k: i[k] for k in keys if i.get(k) not in (None, "", [])} | {"market_impact": i.get("market_impact") or i["impact"]}
+    actions = results.orders["action"].value_counts().to_dict() if results.orders is not None else {}
+    return said | {"decisions": len(results.path), "orders": int(actions.get("new", 0)), "cancels": int(actions.get("cancel", 0)), "rejected": int(actions.get("reject", 0)),
+                   "filled": int(results.fills["maker"].sum()), "position": float(results.path["inventory"].iloc[-1]) if len(results.path) else 0.0,
+                   "fees": results.attribution.fees, "net": results.attribution.total, "net_ci": None if total is None else [total.lo, total.hi],
+                   "variants": i["variants"], "order_stream": results.digest}
+
+# %% ../nbs/99_cli.ipynb #c7d02448
+@app.command(name="replay")
+@guarded
+def replay_command(file: EventFile, format: EventFormat = None, symbol: Symbol = None,
+                   strategy: Annotated[str, typer.Option(help="reference, naive, as, as-ofi, as-adaptive, glft or cj")] = "reference",
+                   half_ticks: Annotated[float, typer.Option(help="ticks from the centre to a quote, of reference and naive")] = 1.0,
+                   skew_ticks: Annotated[float, typer.Option(help="ticks by which a unit held shifts the centre, of reference")] = 0.0,
+                   order_qty: Annotated[float, typer.Option(help="units of a quote")] = 1.0, max_position: Annotated[float, typer.Option(help="units, either way")] = 10.0,
+                   interval_ms: Annotated[float, typer.Option(help="ms between decisions")] = 100.0,
+                   queue: Annotated[str, typer.Option(help="risk-averse, power-prob:3, log-prob, fifo (order by order) and others")] = "risk-averse",
+                   feed_latency_ms: Annotated[float | None, typer.Option(help="ms from the exchange to us; as recorded when not given")] = None,
+                   order_latency_ms: Annotated[float, typer.Option(help="ms from us to the exchange, and back")] = 1.0,
+                   fee_bps: Annotated[float, typer.Option(help="of a fill's value; a rebate is negative")] = 0.0,
+                   tick_size: Annotated[float | None, typer.Option(help="price of a tick, where the file does not say")] = None,
+                   lot_size: Annotated[float | None, typer.Option(help="units of a lot, where the file does not say")] = None,
+                   config: Annotated[str | None, typer.Option(help="YAML settings of a calibrated strategy, see mm-engine config")] = None,
+                   positions: Annotated[str | None, typer.Option(help="write our position at every decision here (.npy)")] = None,
+                   out: Annotated[str | None, typer.Option(help="folder for the reports")] = None, as_json: Json = False) -> None:
+    "A strategy on recorded events: queue position, feed and order latency, no impact."
+    from makerlab.backtest.replay_job import replay_file
+
+    kind = None if format is None else _FORMATS.get(format, format)
+    settings = dict(_settings(config, {}))
+    with progress() as step:
+        step(f"replaying {file}")
+        results = replay_file(file, format=kind, symbol=symbol, strategy=strategy, half_ticks=half_ticks, skew_ticks=skew_ticks, order_qty=order_qty, max_position=max_position,
+                              interval_ms=interval_ms, queue=queue, feed_latency=_latency("feed_latency_ms", feed_latency_ms), order_latency=_latency("order_latency_ms", order_latency_ms),
+                              fee_bps=fee_bps, tick_size=tick_size, lot_size=lot_size, settings=settings)
+        answer = _replay_answer(results) | {"written": _written(results, positions, out)}
+    say(answer, as_json=True) if as_json else _tell_replay(results, answer)
+
+# %% ../nbs/99_cli.ipynb #07f7003f
+def _written(results: Any, positions: str | None, out: str | None) -> list[str]:
+    "Write what was asked for: positions as .npy, reports into a folder. Raises ParameterError for another suffix."
+    import io as _io
+
+    import numpy as np
+
+    from makerlab.core import write_atomic
+
+    done = []
+    if positions is not None:
+        if Path(positions).suffix != ".npy":
+            raise ParameterError(f"positions = {positions!r} must end in .npy")
+        body = _io.BytesIO()
+        np.save(body, results.path["inventory"].to_numpy(dtype=float))
+        write_atomic(positions, body.getvalue())
+        done.append(positions)
+    return done + ([str(p) for p in results.save(out)] if out else [])
+
+# %% ../nbs/99_cli.ipynb #d848c1e2
+def _ladder_answer(found: Any) -> dict[str, Any]:
+    "The conditions, and a dict a rung."
+    rows = {str(name): dict(row) for name, row in found.table.astype(object).where(found.table.notna(), None).to_dict(orient="index").items()}
+    return {"conditions": found.conditions, "rungs": rows}
+
+
+@app.command(name="ladder")
+@guarded
+def ladder_command(source: Source, strategy: Annotated[str, typer.Option(help="naive, as, as-ofi, as-adaptive, glft or cj")] = "as",
+                   queue: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="a queue model of the level replays; give it again for more")] = None,
+                   config: Annotated[str | None, typer.Option(help="YAML settings, see mm-engine config")] = None,
+                   order_qty: Annotated[float | None, typer.Option(help="units of a quote")] = None, max_position: Annotated[float | None, typer.Option(help="units, either way")] = None,
+                   seconds_: Annotated[float, typer.Option("--seconds", help="length of a simulated source")] = 7200.0,
+                   seed: Annotated[int, typer.Option(help="of the simulated market")] = 1, symbol: Symbol = None,
+                   out: Annotated[str | None, typer.Option(help="folder for ladder.csv, .md and .html")] = None, as_json: Json = False) -> None:
+    "The same strategy in five worlds: reduced-form, snapshot, level replays, order-by-order replay, simulated market."
+    from makerlab.backtest.pipeline import make_config
+    from makerlab.replay import ladder
+
+    settings = make_config(_settings(config, {"strategy": strategy, "qty": order_qty, "max_inventory": max_position}))
+    with progress() as step:
+        step(f"climbing with {source}")
+        found = ladder(source, strategy=strategy, config=settings, symbol=symbol, seconds=seconds_, seed=seed, queues=queue or ("risk-averse", "power-prob:3", "log-prob"))
+        written = [str(p) for p in found.save(out)] if out else []
+    if as_json:
+        say(_ladder_answer(found) | {"written": written}, as_json=True)
+        return
+    say(found.conditions | {"written": written}, as_json=False)
+    shown = found.table[["fills", "captured_per_unit", "adverse_10s_per_unit", "net", "net_lo", "net_hi"]]
+    typer.echo("\n" + shown.to_string(float_format=lambda x: f"{x:,.5g}", na_rep="n/a"))
+    typer.echo("\n" + "\n".join(f"{name}: {note}" for name, note in found.table["note"].items()))
 
 # %% ../nbs/99_cli.ipynb #2780850f
 @app.command()

@@ -563,7 +563,7 @@ def _told(calibration: Calibration, config: Config, results: BacktestResults, ma
         fills = "no trades were recorded: filled only when the opposite quote reaches our price"
     return results.info | {"calibration": "; ".join(words), "about_the_data": about, "fills": fills}
 
-# %% ../../nbs/74_backtest.pipeline.ipynb #42a0d29c
+# %% ../../nbs/74_backtest.pipeline.ipynb #0b96a730
 def trader(
     market: Market,  # to trade, displayed sizes in units
     *,
@@ -578,9 +578,10 @@ def trader(
     def run(config: Config) -> Job:
         found = calibration if isinstance(calibration, Calibration) else calibration(config)
         params = quote_params(found, config=config)
-        told: dict[str, Any] = {n: getattr(config, n) for n in ("strategy", "fee_bps", "fee_per_unit", "session_end", "variants")}
+        told: dict[str, Any] = {n: getattr(config, n) for n in ("strategy", "fee_bps", "fee_per_unit", "variants")}
+        told["session_end"] = None if market.session is None else config.session_end  # a venue without hours has no close
         told |= {"params": params, "fills": _fill_model(config, params, has_trades=market.trades is not None), "fees": read_fees(config.fees)}
-        clock: dict[str, Any] = {"every_s": config.every_s, "window_s": config.window_s, "ofi_s": config.ofi_s, "tick": found.tick, "tz": config.session_tz,
+        clock: dict[str, Any] = {"every_s": config.every_s, "window_s": config.window_s, "ofi_s": config.ofi_s, "tick": found.tick, "tz": market.tz if market.session is None else config.session_tz,
                  "trades": None if config.fills == "poisson" else prints}
         if not base:
             base.append(Backtest(market.quotes, **told, **clock))
