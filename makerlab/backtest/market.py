@@ -82,8 +82,8 @@ SETUP_DTYPE = np.dtype([(n, np.int64) for n in ("feed_ns", "order_ns", "cap_lots
 
 # %% ../../nbs/71b_backtest.market.ipynb #5b717453
 def market_slow(
-    run: "MarketRun",  # what to play
-) -> "SlowDesk":  # with fills, log, path, signals
+    run: Any,  # a MarketRun: what to play
+) -> Any:  # with fills, log, path, signals
     "Market and strategy in the order of time, in plain Python: twin of the kernel."
     desk = SlowDesk(run)
     step, n = round(run.every_s * NS_PER_S), int(run.seconds / run.every_s + 1e-9) + 1
@@ -109,7 +109,7 @@ def market_slow(
 class SlowDesk:
     "Our side of the market: orders, position, what we see."
 
-    def __init__(self, run: "MarketRun") -> None:
+    def __init__(self, run: Any) -> None:
         self.run, self.flow = run, new_flow(run.made_of, seed=run.seed, record=False)
         self.orders: list[dict] = []
         self.work: dict[int, dict | None] = {BUY: None, SELL: None}
