@@ -46,12 +46,12 @@ from ..execution.queues import QUEUE_TYPE, parse_queue, queue_bias
 from ..models.quoting import STRATEGIES, QuoteParams, check_strategy
 from ..schema import PARAMS_TYPE, STATE_TYPE, STRATEGY_TYPE, new_state, strategy
 
-# %% ../../nbs/71_backtest.replay.ipynb #88ec43de
+# %% ../../nbs/71_backtest.replay.ipynb #0a4429b4
 DEPTH, TRADE, CLEAR, SNAPSHOT, ADD, CANCEL, MODIFY, FILL = 1, 2, 3, 4, 10, 11, 12, 13  # kinds of events
 POST_ONLY, LIMIT, IOC, MARKET = 0, 1, 2, 3  # kinds of our orders
 DONE, HUNGRY, FULL, WINDOW, NO_ROOM, UNSORTED, BAD_ROW, ENDED = 0, 1, 2, 3, 4, 5, 6, 7  # what a kernel returns
 SENT, ACCEPTED, CANCELLING, STRAY, GONE = 1, 2, 3, 4, 5  # an order as we know it; 0 is a free slot
-ACK, EXPIRED, CANCELLED, REFUSED, TAKEN, FILLED, DROPPED = 0, 1, 2, 3, 4, 5, 6  # what the exchange says; the last two without being asked
+ACK, EXPIRED, CANCELLED, REFUSED, TAKEN, FILLED, DROPPED = (np.int64(k) for k in range(7))  # what the exchange says; the last two without being asked
 NEW_ROW, CANCEL_ROW, REJECT_ROW, EXPIRE_ROW = 0, 1, 2, 3  # rows of the order log
 NO_PRICE = -(2**62)
 NEVER = 2**63 - 1  # a time that does not come
@@ -241,7 +241,7 @@ def _act_slow(t: int, wishes: tuple, working: dict[int, SlowOrder | None], numbe
             out.append(("new", order))
     return out
 
-# %% ../../nbs/71_backtest.replay.ipynb #61751684
+# %% ../../nbs/71_backtest.replay.ipynb #823662a5
 def replay_slow(
     rows: list[tuple],  # exchange ns, local ns, kind, side, tick, lots, id, seen
     decide: Any,  # (t, bid tick, ask tick, bid lots, ask lots, position in lots) -> (bid tick, lots), (ask tick, lots)
@@ -333,7 +333,7 @@ def _mid2_nb(x):
         x[MID2] = x[LOW] + x[BEST] + x[HIGH] - x[BEST + 1]
     return x[MID2]
 
-# %% ../../nbs/71_backtest.replay.ipynb #e2e9d9e6
+# %% ../../nbs/71_backtest.replay.ipynb #03ea0e5e
 @njit
 def _between_nb(t, t1, y1, t2, y2):
     "A straight line between two recorded delays, cut to a whole ns."
@@ -366,8 +366,8 @@ def _jitter_nb(x, back):
 @njit(inline="always")
 def _delay_nb(x, back, t):
     "ns from sending to arriving: 0 to the exchange, 1 back to us."
-    d = _recorded_nb(x, back, t) if x[TABLE_N] > 0 else x[DELAY + back]
-    return d + _jitter_nb(x, back) if x[JITTER + back] > 0 and d >= 0 else d
+    d = _recorded_nb(x, np.int64(back), t) if x[TABLE_N] > 0 else x[DELAY + back]
+    return d + _jitter_nb(x, np.int64(back)) if x[JITTER + back] > 0 and d >= 0 else d
 
 # %% ../../nbs/71_backtest.replay.ipynb #a2cfe46b
 @njit(inline="always")
@@ -569,7 +569,7 @@ def _drop_nb(x, b, i):
     x[keys + i] = NO_PRICE
     x[KNOWN + b] -= 1
 
-# %% ../../nbs/71_backtest.replay.ipynb #52150f68
+# %% ../../nbs/71_backtest.replay.ipynb #336bd5cb
 @njit
 def _resolve_nb(x, b, kind, side, tick, lots, number, seq):
     "What an order row takes out and puts in: side; price, lots, place before; price, lots after; whether the place was kept."
@@ -601,7 +601,7 @@ def _resolve_nb(x, b, kind, side, tick, lots, number, seq):
 @njit
 def _forget_orders_nb(x, b, side, tick):
     "Take the orders of a cleared side (0: both) out of the table, from its best price down to a price."
-    i = 0
+    i = np.int64(0)
     while x[KNOWN + b] > 0 and i < x[IDS]:
         v = x[VALS] + 4 * (b * x[IDS] + i)
         s = 1 - 2 * x[v]
@@ -715,7 +715,7 @@ def _rare_nb(x, f, b, t, kind, side, tick, lots, number, seq, front_after, par):
                 _expire_nb(x, slot, t, DROPPED)
     return DONE
 
-# %% ../../nbs/71_backtest.replay.ipynb #c7e83e6f
+# %% ../../nbs/71_backtest.replay.ipynb #81e11663
 @njit
 def _local_nb(kind, side, local, tick, lots, order_id, seen, x, f, until, front_after, par):
     "Rows of our clock with stamps up to `until`."
@@ -743,7 +743,7 @@ def _local_nb(kind, side, local, tick, lots, order_id, seen, x, f, until, front_
             _set_nb(x, levels, n, 1, o, k, q, t)
         elif kind[i] != TRADE:
             number = order_id[i] if order_id.size else NO_PRICE
-            status = _rare_nb(x, f, 1, t, np.int64(kind[i]), np.int64(side[i]), np.int64(tick[i]), lots[i], number, x[BASE] + i, front_after, par)
+            status = _rare_nb(x, f, np.int64(1), t, np.int64(kind[i]), np.int64(side[i]), np.int64(tick[i]), lots[i], number, x[BASE] + i, front_after, par)
             if status:
                 break
             status = HUNGRY
@@ -817,7 +817,7 @@ def _arrive_nb(x, f):
         _answer_nb(x, t, slot, what)
     return DONE
 
-# %% ../../nbs/71_backtest.replay.ipynb #3e795181
+# %% ../../nbs/71_backtest.replay.ipynb #505c79f7
 @njit(inline="always")
 def _heard_nb(x, slot, what):
     "What an answer changes in what we know."
@@ -844,7 +844,7 @@ def _heard_nb(x, slot, what):
         x[p + STATE] = 0
 
 
-@njit(inline="always")
+@njit
 def _hear_nb(x, until):
     "All answers that reach us up to `until`."
     while x[ANS] < x[ANS_END] and x[ANSWERS + 3 * (x[ANS] & (MAIL - 1))] <= until:
@@ -852,8 +852,8 @@ def _hear_nb(x, until):
         x[ANS] += 1
         _heard_nb(x, x[p + 1], x[p + 2])
 
-# %% ../../nbs/71_backtest.replay.ipynb #f27bc827
-@njit(inline="always")
+# %% ../../nbs/71_backtest.replay.ipynb #e81a3f35
+@njit
 def _send_nb(x, t, slot, what):
     "A request goes out; one that is refused for technical reasons comes back as refused."
     d = _delay_nb(x, 0, t)
@@ -896,7 +896,7 @@ def _new_nb(x, t, o, tick, lots):
     _send_nb(x, t, slot, NEW_ROW)
 
 
-@njit(inline="always")
+@njit
 def _trade_toward_nb(x, t, ticks, lots):
     "From what works to what is wanted: cancels first, then new orders."
     if x[STRAYS] > 0:  # cancels that were lost on the way
@@ -914,8 +914,8 @@ def _trade_toward_nb(x, t, ticks, lots):
         if x[WORK + o] < 0 and lots[o] > 0:
             _new_nb(x, t, o, ticks[o], lots[o])
 
-# %% ../../nbs/71_backtest.replay.ipynb #eca14eab
-@njit(inline="always")
+# %% ../../nbs/71_backtest.replay.ipynb #ae4582dc
+@njit
 def _decide_nb(decide, params, state, x, f, t):
     "One ring of the timer: look, ask the strategy, write a row of the path, act."
     lot, tick, bid, ask = f[LOT], f[TICK_SIZE], x[LOOK], x[LOOK + 1]
@@ -1016,7 +1016,7 @@ _I8, _F8 = types.int64, types.float64
 _COLUMNS = (types.uint8, types.int8, _I8, _I8, types.int32, _I8, _I8, types.uint8)
 _READ = [types.Array(t, 1, "C", readonly=True) for t in _COLUMNS]
 
-# %% ../../nbs/71_backtest.replay.ipynb #305933ca
+# %% ../../nbs/71_backtest.replay.ipynb #2af2e2d9
 @njit(signature=_I8(STRATEGY_TYPE, QUEUE_TYPE, _F8, PARAMS_TYPE, STATE_TYPE, *_READ, _I8[::1], _F8[::1], types.boolean))
 def _replay_nb(decide, front_after, par, params, state, kind, side, exch, local, tick, lots, order_id, seen, x, f, final):
     "Rows, arrivals and marks until rows, room or the feed end; says which."
@@ -1066,7 +1066,7 @@ def _replay_nb(decide, front_after, par, params, state, kind, side, exch, local,
                 _own_trade_nb(x, f, o, p, lots[i], t)
         else:
             number = order_id[i] if order_id.size else NO_PRICE
-            status = _rare_nb(x, f, 0, t, np.int64(what), np.int64(side[i]), np.int64(tick[i]), lots[i], number, x[BASE] + i, front_after, par)
+            status = _rare_nb(x, f, np.int64(0), t, np.int64(what), np.int64(side[i]), np.int64(tick[i]), lots[i], number, x[BASE] + i, front_after, par)
             if status:
                 break
         last = t
@@ -1252,7 +1252,7 @@ REPLAY_STRATEGIES: dict[str, Any] = {"reference": reference, **STRATEGIES}  # by
 _NO_SIGNALS = ("reference", "naive", "cj")  # these look neither at sigma nor at ofi
 _ORDER_TYPES = {"post-only": POST_ONLY, "limit": LIMIT, "ioc": IOC, "market": MARKET}
 
-# %% ../../nbs/71_backtest.replay.ipynb #2e9faf6c
+# %% ../../nbs/71_backtest.replay.ipynb #eea58cc3
 @dataclass(frozen=True, eq=False)
 class Replay:
     "A strategy on recorded events, with queue and latency and without impact; `run(rng=...)` performs it. Raises ParameterError, DataError."
@@ -1277,7 +1277,7 @@ class Replay:
     record_every: int = 1  # marks a row of the path: 1 keeps all of them
     slots: int = 15  # orders alive at once, at most
     max_ticks: int = 1 << 22  # widest book
-    chunk_rows: int = 250_000  # rows in memory when a file is streamed
+    chunk_rows: int = 100_000  # rows in memory when a file is streamed
     tick_size: float | None = None  # for files that do not say
     lot_size: float | None = None  # for files that do not say
     tz: str | None = None  # the zone of calendar days; None takes the events'
@@ -1540,7 +1540,7 @@ def _same_stream(first: Events, chunk: Events) -> None:
     if (first.tick_size, first.lot_size, first.level) != (chunk.tick_size, chunk.lot_size, chunk.level):
         raise DataError(f"events: a chunk {chunk!r} follows {first!r}: one stream has one grid and one level")
 
-# %% ../../nbs/71_backtest.replay.ipynb #2ae65d53
+# %% ../../nbs/71_backtest.replay.ipynb #f24db8ec
 @njit
 def _bill_nb(plan, tally, side, price, qty, maker, fee):
     "The fee of each fill by a schedule; moves the month's tally on. Every order is filled once, whole."
@@ -1563,7 +1563,7 @@ def _fills_of(r: Replay, run: _Run, skip: int) -> pd.DataFrame:
 
 def _path_of(t: np.ndarray, signals: np.ndarray, fills: pd.DataFrame, e: Events) -> pd.DataFrame:
     "PATH, and the position known at each mark."
-    price = lambda ticks: np.where(ticks == NO_PRICE, np.nan, ticks * e.tick_size)  # noqa: E731
+    price = lambda ticks: np.where(ticks == NO_PRICE, np.nan, ticks * e.tick_size)
     quote = np.where(t[:, 6:8] > 0, t[:, 4:6] * e.tick_size, np.nan)
     held, spent, paid = np.zeros(len(t)), np.zeros(len(t)), np.zeros(len(t))
     step, side, qty, fee = (fills[c].to_numpy() for c in ("step", "side", "qty", "fee"))
