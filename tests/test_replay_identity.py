@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, real
+from conftest import ROOT, peers_python, real
 
 from makerlab.backtest.replay import ConstantLatency, EmpiricalLatency, Replay
 from makerlab.core import to_ns
@@ -15,14 +15,13 @@ from makerlab.data.crypto import load_binance
 from makerlab.data.events import Events, read_hftbacktest, to_hftbacktest
 from makerlab.models.quoting import QuoteParams
 
-PEERS = os.environ.get("MAKERLAB_PEERS_PYTHON") or str(ROOT / ".venv-peers" / "bin" / "python")
+pytestmark = pytest.mark.peer
 SCRIPT = ROOT / "bench" / "peer_replay.py"
 
 
 def peer(folder: Path, events: Events, **settings) -> dict:
     "Positions and fills of hftbacktest, run in its own environment; skips, and says so, where there is none."
-    if not Path(PEERS).is_file():
-        pytest.skip("PEER: hftbacktest is not here (make peers, or MAKERLAB_PEERS_PYTHON)")
+    python = peers_python()
     np.save(folder / "rows.npy", to_hftbacktest(events))
     table = settings.pop("latency", None)
     if table is not None:
@@ -30,7 +29,7 @@ def peer(folder: Path, events: Events, **settings) -> dict:
         settings["latency"] = str(folder / "latency.npy")
     base = dict(data=str(folder / "rows.npy"), tick=events.tick_size, lot=events.lot_size, depth="hash", send_ns=1_000_000, back_ns=1_000_000, marks=400_000, fills=400_000)
     (folder / "settings.json").write_text(json.dumps(base | settings))
-    done = subprocess.run([PEERS, str(SCRIPT), str(folder / "settings.json")], input=f"save {folder / 'out.npz'}\n", capture_output=True, text=True, timeout=280)
+    done = subprocess.run([python, str(SCRIPT), str(folder / "settings.json")], input=f"save {folder / 'out.npz'}\n", capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
     out = np.load(folder / "out.npz")
     return json.loads(done.stdout.splitlines()[-1]) | {"positions": out["positions"], "at": out["fills"]}
