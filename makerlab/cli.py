@@ -206,7 +206,7 @@ def inspect(source: Source, symbol: Symbol = None, tz: Zone = None, format: Form
         found = inspect_source(source, format=format, symbol=symbol, tz=tz, trades=trades, start_date=start_date, end_date=end_date, exchange=exchange, **hours)
     say(found, as_json=as_json)
 
-# %% ../nbs/99_cli.ipynb #ecc367a7
+# %% ../nbs/99_cli.ipynb #0b9e8377
 def _write_table(table: pd.DataFrame, path: str) -> str:
     "A table as Parquet or CSV by its suffix, whole or not at all. Raises ParameterError for another suffix."
     from makerlab.core import write_atomic
@@ -226,7 +226,7 @@ def features(source: Source, symbol: Symbol = None, tz: Zone = None, every: Anno
              out: Annotated[str | None, typer.Option(help="write the table here (.parquet or .csv)")] = None, window: Annotated[str, typer.Option(help="of volatility and OFI's scale; at least two steps")] = "60s",
              format: Format = None, start_date: Start = None, end_date: End = None, exchange: Exchange = None, any_hours: Hours = False, clean: Clean = False, as_json: Json = False) -> None:
     "Order-flow imbalance, volatility, imbalance and weighted mid on a clock, and what flow explains."
-    from makerlab.backtest.pipeline import about_the_data, median_interval, r2_interval
+    from makerlab.backtest.pipeline import about_the_data, calendar_of, median_interval, r2_interval
     from makerlab.features.ofi import ofi_buckets, ofi_regression
     from makerlab.features.volatility import features as feature_table
 
@@ -238,7 +238,7 @@ def features(source: Source, symbol: Symbol = None, tz: Zone = None, every: Anno
         table = feature_table(market.quotes, every_s=every_s, window_s=max(window_s, 2 * every_s))
         buckets = ofi_buckets(market.quotes, every_s=every_s)
         whole = ofi_regression(buckets)
-        day = pd.DatetimeIndex(buckets["time"]).tz_convert("America/New_York").strftime("%Y-%m-%d")
+        day = pd.DatetimeIndex(buckets["time"]).tz_convert(calendar_of(market)).strftime("%Y-%m-%d")
         by_day = {d: ofi_regression(part).r2 for d, part in buckets.groupby(day)}
         ends = {d: list(r2_interval(part["ofi"], part["dmid"])) for d, part in buckets.groupby(day)}
         sigma, *sigma_ends = median_interval(table["sigma"], every=max(1, round(window_s / every_s)))
@@ -440,7 +440,30 @@ def _tell_search(search: Any, answer: dict[str, Any]) -> None:
     typer.echo("\n".join([answer["walk_forward_result"], "lo and hi: 95 % alone; lo_all and hi_all: all variants counted; confidence that the Sharpe ratio is above zero, raw and deflated"]
                          + [f"{k}: {v}" for k, v in words.items() if v]))
 
-# %% ../nbs/99_cli.ipynb #d7208c41
+# %% ../nbs/99_cli.ipynb #d1745bf9
+def _sweep_worlds(source: str, choices: dict[str, list[str | None]], settings: Any, *, opened: Callable[[], Any] | None, worlds: str, queue: str, symbol: str | None, splits: int,
+                  engine: str | None, workers: int | None, address: str | None, resume: str | None, out: str | None, as_json: bool) -> None:
+    "The search in several worlds. A source that some option changes is opened as quotes and trades, without its events."
+    from makerlab.backtest.replay_job import sweep_worlds
+
+    with progress() as step:
+        step(f"reading {source}, and calibrating")
+        found = sweep_worlds(source if opened is None else opened(), choices, worlds=[w.strip() for w in worlds.split(",")], queue=queue, config=settings, symbol=symbol, splits=splits,
+                             engine=engine or "processes", workers=workers, address=address, resume=resume,
+                             progress=lambda done, total, failed: step(f"trading: {done} of {total} done" + (f", {failed} failed" if failed else "")))
+        written = [str(p) for p in found.save(out)] if out else []
+        answers = {w: _search_answer(search) | {"written": [p for p in written if Path(p).parent.name == w]} for w, search in found.searches.items()}
+    if as_json:
+        say({"worlds": answers, "missing": found.missing}, as_json=True)
+        return
+    for world, search in found.searches.items():
+        typer.echo(f"== {world} ==")
+        _tell_search(search, answers[world])
+        typer.echo()
+    for world, why in found.missing.items():
+        typer.echo(f"== {world} ==\nnot searched: {why}")
+
+# %% ../nbs/99_cli.ipynb #90acb73c
 @app.command(name="sweep")
 @guarded
 def sweep_command(source: Source, vary: Annotated[list[str], typer.Option(metavar="NAME=V1,V2,...", help="a setting and the values to try, such as skew=0.5,1,2; give it again for more settings, and every combination is tried")],
@@ -451,6 +474,8 @@ def sweep_command(source: Source, vary: Annotated[list[str], typer.Option(metava
                   engine: Annotated[str | None, typer.Option(help="processes, ray or serial, with one answer; processes when not given, serial for a small search")] = None,
                   address: Annotated[str | None, typer.Option(help="of a Ray cluster: auto, or host:port; one is started here when not given")] = None,
                   resume: Annotated[str | None, typer.Option(help="folder that keeps each finished variant, and from which a stopped sweep goes on")] = None,
+                  worlds: Annotated[str | None, typer.Option(metavar="W1,W2,...", help="search in each of these worlds of the ladder, on one stretch: reduced-form, snapshot, l2-replay, l3-replay, market")] = None,
+                  queue: Annotated[str, typer.Option(help="of l2-replay: risk-averse, power-prob:3, log-prob, ...")] = "risk-averse",
                   symbol: Symbol = None, tz: Zone = None, format: Format = None, trades: Trades = None, start_date: Start = None, end_date: End = None,
                   exchange: Exchange = None, any_hours: Hours = False, clean: Clean = False, as_json: Json = False) -> None:
     "Try many settings on one market, count them all, and show the winner raw and deflated, with a walk-forward."
@@ -458,6 +483,11 @@ def sweep_command(source: Source, vary: Annotated[list[str], typer.Option(metava
 
     settings = make_config(_settings(config, {}) | ({"session_end": None} if any_hours else {}))
     choices = _choices(vary)
+    if worlds is not None:
+        shaped = {"tz": tz, "format": format, "trades": trades, "start_date": start_date, "end_date": end_date, "exchange": exchange}
+        opened = None if not clean and not any_hours and all(v is None for v in shaped.values()) else lambda: _open(source, symbol=symbol, any_hours=any_hours, clean=clean, **shaped)
+        _sweep_worlds(source, choices, settings, opened=opened, worlds=worlds, queue=queue, symbol=symbol, splits=splits, engine=engine, workers=workers, address=address, resume=resume, out=out, as_json=as_json)
+        return
     many = len(vary_settings(choices, config=settings))
     with progress() as step:
         step(f"reading {source}")
@@ -552,7 +582,7 @@ def _written(results: Any, positions: str | None, out: str | None) -> list[str]:
         done.append(positions)
     return done + ([str(p) for p in results.save(out)] if out else [])
 
-# %% ../nbs/99_cli.ipynb #d848c1e2
+# %% ../nbs/99_cli.ipynb #75a003d9
 def _ladder_answer(found: Any) -> dict[str, Any]:
     "The conditions, and a dict a rung."
     rows = {str(name): dict(row) for name, row in found.table.astype(object).where(found.table.notna(), None).to_dict(orient="index").items()}

@@ -72,13 +72,27 @@ def test_damage_is_refused(tmp_path, row, says):
         load_bitstamp(save(tmp_path / "a.csv", [*BOOK, row]))
 
 
+def test_odd_rows_are_counted_and_short_ones_named(tmp_path):
+    assert load_bitstamp(save(tmp_path / "a.csv", [*BOOK, (3, -50, "98.00", 5, "created", "bid")])).repairs == {"rows out of order": 1}
+    assert load_bitstamp(save(tmp_path / "a.csv", [*BOOK, (1, 5, "99.00", 900, "changed", "bid")])).repairs == {"volumes that grew, not followed": 1}
+    crossed = load_bitstamp(save(tmp_path / "a.csv", [*BOOK, (3, 5, "102.00", 5, "created", "bid")]))
+    assert any(n.startswith("crossed: 1 rows kept as they are") and "row 2" in n for n in crossed.notes)
+    with pytest.raises(DataError, match="beyond 9e10"):
+        load_bitstamp(save(tmp_path / "a.csv", [*BOOK, (3, 5, "99999999999.00", 5, "created", "bid")]))
+    text = save(tmp_path / "a.csv", [*BOOK, (3, 5, "98.00", 5, "created", "bid")]).read_text()
+    for cut in (-2, -14, -20):  # in the middle of its last line
+        (tmp_path / "cut.csv").write_text(text[:cut])
+        with pytest.raises(DataError, match=r"cut\.csv row 2"):
+            load_bitstamp(tmp_path / "cut.csv")
+
+
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("id,timestamp\n1,2\n")
     with pytest.raises(DataError, match="orders.csv"):
         load_bitstamp(tmp_path / "a.csv")
     packed = lzma.compress(save(tmp_path / "b.csv", BOOK).read_bytes() * 50)
     (tmp_path / "cut.csv.xz").write_bytes(packed[:-20])
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read to its end.*cut off"):
         load_bitstamp(tmp_path / "cut.csv.xz")
     with pytest.raises(ParameterError, match="does not exist"):
         load_bitstamp(tmp_path / "absent.csv")

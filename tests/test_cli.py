@@ -519,3 +519,36 @@ def test_bad_fits_and_arguments_of_a_mid_path(tmp_path):
     assert not (tmp_path / "r").exists()
     mid.write_bytes("mid\n100\xe9\n".encode("latin1"))
     refused("backtest", "--mid", mid, "--A", "1", "--k", "20", "--out", tmp_path / "r")
+
+
+@pytest.fixture(scope="module")
+def late_evening(tmp_path_factory):
+    "Twenty minutes of made events around midnight UTC, in the evening of one New York date."
+    import dataclasses
+
+    from makerlab.data.events import write_events
+    from makerlab.execution.order_flow import PRESETS, simulate_flow
+    tape = simulate_flow(PRESETS["small-tick"], seconds=1200.0, seed=2).events
+    shift = pd.Timestamp("2026-03-03 23:50", tz="UTC").value - int(tape.exch_ns[0])
+    path = tmp_path_factory.mktemp("late") / "events.parquet"
+    write_events(dataclasses.replace(tape, exch_ns=tape.exch_ns + shift, local_ns=tape.local_ns + shift), path)
+    return path
+
+
+def test_days_of_events_are_those_of_their_own_calendar(late_evening):
+    code, out, _ = call("features", late_evening, "--every", "1s", "--json")
+    found = strict(out)
+    assert code == 0 and found["zone"] == "UTC" and list(found["ofi_r2_by_day"]) == ["2026-03-03", "2026-03-04"]
+
+
+def test_a_sweep_over_worlds(late_evening, tmp_path):
+    made = ("sweep", late_evening, "--vary", "half_spread=0.01,0.02", "--vary", "strategy=naive", "--worlds", "snapshot,l2-replay,l3-replay", "--queue", "log-prob", "--splits", 0, "--engine", "serial")
+    code, out, err = call(*made, "--out", tmp_path / "s", "--json")
+    found = strict(out)
+    assert (code, err, found["missing"]) == (0, "", {}) and list(found["worlds"]) == ["snapshot", "l2-replay", "l3-replay"]
+    assert "log-prob" in found["worlds"]["l2-replay"]["fill_model"] and all(len(w["table"]) == 2 for w in found["worlds"].values())
+    assert (tmp_path / "s" / "l3-replay" / "trials.csv").is_file()
+    code, out, _ = call("sweep", "sample", "--symbol", "BIGT", "--end-date", "2026-03-02", "--vary", "skew=1,2", "--worlds", "snapshot,l3-replay", "--splits", 0, "--engine", "serial")
+    assert code == 0 and "== snapshot ==" in out and "not searched:" in out and "no order ids" in out
+    refused("sweep", "sample", "--vary", "skew=1,2", "--worlds", "paradise", says="worlds")
+    refused("sweep", "sample", "--vary", "queue=front,behind", "--worlds", "snapshot", says="cannot be varied over worlds")

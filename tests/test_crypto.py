@@ -197,6 +197,20 @@ def test_files_cut_off_or_torn(tmp_path):
     assert load_binance(tmp_path / "crlf.txt").digest() == load_binance(path).digest()
 
 
+def test_stamps_that_go_back_are_raised_or_sorted_and_counted(tmp_path):
+    back = load_binance(save(tmp_path / "a.txt", [photo(10), diff(11, 11, stamp=50), diff(12, 12, stamp=20), trade(1, stamp=55)]))
+    assert back.repairs["exchange stamps of the book raised"] == 1 and (np.diff(back.exch_ns) >= 0).all()
+    path = save(tmp_path / "b.txt", [photo(10), diff(11, 11, stamp=5), trade(1, stamp=3), trade(2, stamp=9)])
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], lines[2], lines[1], *lines[3:]]))
+    with_order = load_binance(path)
+    for bit, stamps in ((1, with_order.exch_ns), (2, with_order.local_ns)):
+        seen = with_order.seen & bit > 0 if len(with_order.seen) else slice(None)
+        assert (np.diff(stamps[seen]) >= 0).all()
+    with pytest.raises(DataError, match="beyond 9e10"):
+        load_binance(save(tmp_path / "c.txt", [photo(10), diff(11, 11, bids=[["99999999999", "1"]])]))
+
+
 def test_market_symbol_and_grid(tmp_path):
     path = save(tmp_path / "a.txt", [photo(10), diff(11, 11, stamp=1)])
     for bad, says in ((dict(market="usdm"), "has no pu"), (dict(market="margin"), "market"), (dict(symbol="ETHUSDT"), "BTCUSDT"), (dict(tick_size=-1.0), "tick_size"), (dict(lot_size=1e-9), "lot_size")):

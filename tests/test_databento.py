@@ -168,6 +168,32 @@ def test_the_tick_is_a_divisor(tmp_path):
             load_dbn(path, tick_size=bad)
 
 
+def test_bad_messages_are_named_or_counted(tmp_path):
+    E9 = 10**9
+    first = [mbo(0, "A", 1, 1, 99 * E9, 5), mbo(1, "A", -1, 2, 101 * E9, 5), mbo(2, "A", 1, 3, 98 * E9, 5)]
+
+    def load(*more, **options):
+        return load_dbn(save(tmp_path / "a.dbn", [*first, *more]), **options)
+    assert load(mbo(3, "A", 1, 3, 98 * E9, 5)).repairs == {"orders added twice": 1}
+    assert load(mbo(3, "C", 1, 3, 98 * E9, 5), mbo(4, "C", 1, 3, 98 * E9, 5)).repairs == {"messages about unknown orders": 1}
+    assert load(mbo(3, "A", 1, 9, 97 * E9, 0)).repairs == {"messages without a side or size": 1}
+    back = load_dbn(save(tmp_path / "b.dbn", [first[0], first[2], first[1]]))
+    assert back.repairs == {"ts_event raised to the one before": 1, "ts_recv raised to the one before": 1} and (np.diff(back.exch_ns) >= 0).all()
+    crossed = load(mbo(4, "A", 1, 9, 102 * E9, 1))
+    assert any(n.startswith("crossed: 1 rows kept as they are") and "row 3" in n for n in crossed.notes)
+    with pytest.raises(DataError, match="row 3"):
+        load(mbo(4, "A", 1, 9, 102 * E9, 1), keep=())
+    with pytest.raises(DataError, match="message 3 places an order without a price"):
+        load(mbo(4, "A", 1, 9, dbn.UNDEF_PRICE, 1))
+    with pytest.raises(DataError, match=r"price 97\.5 of message 3 is not on the grid"):
+        load(mbo(4, "A", 1, 9, 97 * E9 + E9 // 2, 1), tick_size=1.0)
+    with pytest.raises(DataError, match="window"):
+        load(mbo(4, "A", 1, 9, 9 * 10**18, 1), tick_size=0.01)
+    early = [mbo(0, "A", 1, 1, 99 * E9, 5), mbo(1, "T", -1, 0, 99 * E9, 2), mbo(1, "F", 1, 1, 99 * E9, 2), mbo(1, "M", 1, 1, 99 * E9, 3), mbo(2, "A", -1, 2, 101 * E9, 5)]
+    assert any(n.startswith("early-trades: 1 rows kept") for n in load_dbn(save(tmp_path / "c.dbn", early)).notes)
+    assert load_dbn(tmp_path / "c.dbn", repair=("early-trades",)).kind.tolist() == [ADD, CANCEL, ADD]
+
+
 @pytest.mark.bounds
 @pytest.mark.nojit
 def test_one_level_follows_its_records():

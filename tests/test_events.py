@@ -199,6 +199,55 @@ def test_every_rule_refuses_mends_and_keeps(rule, columns, says, left):
         assert not kept.repairs and any(n.startswith(rule) for n in kept.notes) and len(kept) == len(columns["kind"])
 
 
+@pytest.mark.nojit
+def test_early_trades_of_single_orders_leave_no_fill_without_its_trade():
+    early = dict(kind=[10, 2, 13, 10, 2, 13], side=[1, -1, 1, -1, -1, 1], exch_ns=[1, 2, 2, 3, 4, 4], tick=[100, 100, 100, 102, 100, 100], lots=[5, 2, 2, 4, 1, 1], order_id=[1, 0, 1, 2, 0, 1],
+                 tick_size=0.5, lot_size=2.0)
+    with pytest.raises(DataError, match="row 1.*early-trades"):
+        make_events(**early)
+    mended = make_events(**early, repair="early-trades")
+    assert mended.kind.tolist() == [ADD, CANCEL, ADD, TRADE, FILL] and mended.repairs == {"early-trades": 1} and check_events(mended) == []
+    assert (mended.kind[np.flatnonzero(mended.kind == FILL) - 1] == TRADE).all()
+    assert touch(depth_of(mended))["bid_lots"].iloc[-1] == 2  # 5, less 2 in the dark, less 1
+
+
+BROKEN = {"unordered exchange stamps": ("exch_ts", 200, -5, "row 200"), "unordered local stamps": ("local_ts", 200, -5, "row 200"), "negative": ("qty", 200, -0.003, "row 200: -3"),
+          "off the grid": ("px", 200, 1.0049, "row 200: 1.0049"), "no price": ("px", 200, np.nan, "row 200: nan"), "window": ("px", 200, 1e12, "row 200"), "kind": ("ev", 200, 0xF0000063, "row 200: 99")}
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_damaged_rows_of_hftbacktest_are_named(tmp_path, damage):
+    name, row, value, says = BROKEN[damage]
+    array = to_hftbacktest(feed(400, 3))
+    read_hftbacktest(array, tick_size=0.01, lot_size=0.001)
+    array[name][row] = value
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(DataError, match=rf"a\.npy.*{says}"):
+        read_hftbacktest(tmp_path / "a.npy", tick_size=0.01, lot_size=0.001)
+
+
+def test_crossed_early_and_repeated_rows_of_hftbacktest_are_kept_and_counted():
+    array = to_hftbacktest(make_events(**GOOD))
+    for change, rule, rows in (({"px": (5, 51.0)}, "crossed", 1), ({"ev": (1, 0xE0000002)}, "early-trades", 2)):  # without row 1 the trade of row 3 is early too
+        bent = array.copy()
+        for name, (row, value) in change.items():
+            bent[name][row] = value
+        assert any(n.startswith(f"{rule}: {rows} rows kept") for n in read_hftbacktest(bent, tick_size=0.5, lot_size=2.0).notes), rule
+        assert read_hftbacktest(bent, tick_size=0.5, lot_size=2.0, repair=(rule,)).repairs == {rule: rows}
+    twice = np.concatenate([array, array[-1:]])
+    assert any(n.startswith("duplicates: 1 rows kept") for n in read_hftbacktest(twice, tick_size=0.5, lot_size=2.0).notes)
+
+
+def test_a_tick_that_one_row_forces_is_said():
+    price = np.where(np.arange(4000) % 2, 10.02, 9.98) + np.where(np.arange(4000) % 8 > 5, 0.01, 0.0)
+    columns = dict(kind=np.ones(4000, int), side=np.where(np.arange(4000) % 2, -1, 1), exch_ns=np.arange(4000), qty=np.full(4000, 1.0) + np.arange(4000) % 3, keep=("duplicates",), lot_size=1.0)
+    whole = make_events(**columns | dict(price=price, keep=("duplicates", "crossed")))
+    assert whole.tick_size == pytest.approx(0.01) and not any("but for" in n for n in whole.notes)
+    price[1000] = 9.981
+    bent = make_events(**columns | dict(price=price, keep=("duplicates", "crossed")))
+    assert bent.tick_size == pytest.approx(0.001) and any("but for 1 of them (first: row 1000, 9.981) it would be 0.01" in n for n in bent.notes)
+
+
 def test_prices_and_quantities_off_the_grid():
     columns = dict(kind=[1, 1, 1], side=[1, -1, 1], exch_ns=[1, 2, 3], price=[10.0, 10.02, 9.995], qty=[1.0, 2.0, 3.0], tick_size=0.01, lot_size=1.0)
     with pytest.raises(DataError, match=r"row 2: 9\.995.*grid"):
@@ -460,6 +509,27 @@ def test_parquet_cut_short_or_of_another_kind(tmp_path):
     assert same(read_events(tmp_path / "y.parquet", tick_size=0.01, lot_size=0.001), e)
     with pytest.raises(ParameterError, match="rows = 0"):
         list(stream_events(tmp_path / "y.parquet", rows=0))
+
+
+FOREIGN = [("negative", "lots", 300, -3, "row 300 of the stream: -3"), ("kind", "kind", 300, 77, "row 300 of the stream: 77"), ("order without ids", "kind", 300, ADD, "row 300 of the stream: 10"),
+           ("side", "side", 300, 3, "row 300 of the stream: 3"), ("no side", "side", 0, 0, "row 0 of the stream: 0"), ("unordered", "exch_ns", 300, -5, "row 300 of the stream")]
+
+
+@pytest.mark.parametrize("what, column, row, value, says", FOREIGN, ids=[f[0] for f in FOREIGN])
+def test_damaged_rows_of_a_foreign_parquet_are_named(tmp_path, what, column, row, value, says):
+    e = feed(400, 3)
+    table = {c: getattr(e, c).copy() for c in COLUMNS[:6]}
+    pq.write_table(pa.table(table), tmp_path / "good.parquet")
+    assert same(read_events(tmp_path / "good.parquet", tick_size=0.01, lot_size=0.001), e)
+    table[column][row] = value
+    pq.write_table(pa.table(table), tmp_path / "bad.parquet")
+    for rows in (1_000_000, 150):  # the number counts from the start of the stream
+        with pytest.raises(DataError, match=rf"bad\.parquet.*{says}"):
+            list(stream_events(tmp_path / "bad.parquet", rows=rows, tick_size=0.01, lot_size=0.001))
+    if column != "exch_ns":
+        with pytest.raises(DataError, match=says):
+            write_events(replace(e, **{column: table[column]}), tmp_path / "ours.parquet")
+        assert not list(tmp_path.glob("*ours*"))
 
 
 MEMORY = """

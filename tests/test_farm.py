@@ -377,6 +377,75 @@ def test_a_refused_variant_counts_and_a_lost_cell_is_left_out_for_all(monkeypatc
         farm_sweep({"BIGT": markets()["BIGT"]}, SETTINGS, worlds=["broken"], days=["2026-03-03"], workers=1)
 
 
+TOLD = {"strategy": "naive", "half_spread": 0.02, "max_inventory": 1000.0, "horizon_s": 300.0, "min_spread_bps": 0.0}
+
+
+@functools.cache
+def tape():
+    "Five minutes of a market that knows its orders."
+    from makerlab.execution.order_flow import PRESETS, simulate_flow
+    return simulate_flow(PRESETS["small-tick"], seconds=300.0, seed=4).events
+
+
+def test_the_farm_knows_the_worlds_of_the_ladder():
+    from makerlab import replay
+    assert set(WORLDS) == set(replay.WORLDS)
+    for fn in WORLDS.values():
+        assert callable(find_function(fn))
+
+
+def test_worlds_of_events_agree_on_processes_and_in_one_and_go_on(tmp_path):
+    made = dict(worlds=["snapshot", "l2-replay", "l3-replay", "market"], base=TOLD, tz="UTC", store=tmp_path)
+    here = farm_sweep({"MADE": tape()}, grid(qty=[100.0, 200.0]), engine="serial", **made | {"store": None})
+    away = farm_sweep({"MADE": tape()}, grid(qty=[100.0, 200.0]), workers=2, **made)
+    assert away.results.digest() == here.results.digest() and not here.missing and list(here.worlds) == made["worlds"]
+    assert (here.cells["fills"] > 0).all() and here.cells.groupby("world")["total"].nunique().min() == 2
+    assert here.cells.loc[here.cells["world"] == "l2-replay", "note"].str.contains("risk-averse").all()
+    lost = sorted(tmp_path.glob("*.parquet"))
+    if len(lost) > 1:  # one result is lost: that one is done again
+        lost[0].unlink()
+        again = farm_sweep({"MADE": tape()}, grid(qty=[100.0, 200.0]), engine="serial", **made)
+        assert (again.results.ran, again.results.kept) == (1, 3) and again.results.digest() == here.results.digest()
+
+
+def test_a_world_that_a_source_cannot_give_is_one_reported_failure():
+    from makerlab.data.events import depth_of
+    got = farm_sweep({"MADE": depth_of(tape())}, grid(qty=[100.0, 200.0]), worlds=["l2-replay", "l3-replay"], base=TOLD, tz="UTC", engine="serial")
+    assert list(got.worlds) == ["l2-replay"] and len(got.results.failures) == 1 and len(got.missing) == 1
+    assert next(iter(got.missing)).startswith("l3-replay, MADE") and "the source has levels, without order ids" in next(iter(got.missing.values()))
+    with pytest.raises(DataError, match="no cell has a result.*order ids"):
+        farm_sweep({"BIGT": markets()["BIGT"]}, SETTINGS, worlds=["l3-replay"], days=["2026-03-03"], engine="serial")
+
+
+def test_the_queue_model_is_a_setting_of_one_world():
+    got = farm_sweep({"MADE": tape()}, grid(queue=["risk-averse", "log-prob"]), worlds=["l2-replay", "l3-replay"], base=TOLD | {"qty": 100.0}, tz="UTC", engine="serial")
+    fills = got.worlds["l2-replay"].table["fills"]
+    assert fills["queue=log-prob"] > fills["queue=risk-averse"] > 0
+    assert list(got.worlds) == ["l2-replay"] and "queue: no such setting" in got.missing["l3-replay, every symbol, every day"]
+
+
+def test_a_replay_in_the_farm_is_the_ladder_s():
+    from makerlab.backtest.pipeline import Config
+    from makerlab.models.quoting import QuoteParams
+    from makerlab.replay import _common, climb, stage_of
+    day = farm.days_of(farm.market_of(tape()), tz="UTC")[0]
+    whole = farm._day_of(farm.market_of(tape()), day, "UTC")
+    got = farm_sweep({"MADE": tape()}, grid(qty=[100.0]), days=[day], worlds=["l3-replay"], base=TOLD, tz="UTC", engine="serial")
+    params = QuoteParams(**{n: v for n, v in TOLD.items() if n not in ("strategy", "horizon_s")}, qty=100.0)
+    want = climb(stage_of(whole, whole, tape()), _common("naive", params, Config(), 300.0), world="l3-replay")
+    assert got.cells["total"].sum() == pytest.approx(want.attribution.total, rel=1e-9) and got.cells["fills"].sum() == want.fills["maker"].sum()
+
+
+def test_a_search_over_worlds_is_the_same_on_every_engine(tmp_path):
+    from makerlab.backtest.pipeline import Config
+    from makerlab.backtest.replay_job import sweep_worlds
+    made = dict(worlds=["snapshot", "l3-replay"], config=Config(strategy="naive", calibration_s=75.0, max_inventory=500.0), splits=0)
+    here, away = (sweep_worlds(tape(), {"half_spread": [0.01, 0.02]}, **made, **how) for how in ({"engine": "serial"}, {"workers": 2, "resume": tmp_path}))
+    for world in made["worlds"]:
+        assert here.searches[world].results.table.to_csv() == away.searches[world].results.table.to_csv()
+    assert {p.parent.name for p in here.save(tmp_path / "out")} == set(made["worlds"])
+
+
 def test_files_are_read_by_the_workers_and_named_by_their_bytes(tmp_path):
     m = markets()["BIGT"]
     for day in ("2026-03-03", "2026-03-04"):

@@ -190,6 +190,39 @@ def test_crosses_halts_and_hidden_trades():
     assert len(fine.trades()) == 2 and fine.trades()["price"].tolist() == pytest.approx([1.01, 1.005])
 
 
+def bent(rows, line, column, value):
+    rows = [list(r) for r in rows]
+    rows[line][column] = value
+    return [tuple(r) for r in rows]
+
+
+DAMAGE = {"negative size of a message": (bent(LINES, 1, 2, -2), BOOK, "message has a size.* at line 1"), "zero size of a message": (bent(LINES, 2, 2, 0), BOOK, "message has a size.* at line 2"),
+          "negative size of a level": (LINES, bent(BOOK, 2, 3, -5), "shows a size.* at line 2"), "crossed": (LINES, bent(BOOK, 2, 0, 99), "crossed or locked at line 2"),
+          "locked": (LINES, bent(BOOK, 3, 2, 102), "crossed or locked at line 3")}
+
+
+@pytest.mark.bounds
+@pytest.mark.nojit
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_display_that_no_book_can_show_is_refused_by_its_line(what):
+    lines, book, says = DAMAGE[what]
+    for level in ("l3", "l2"):
+        with pytest.raises(DataError, match=says):
+            lobster_events(day_of(lines, book), level=level)
+
+
+@pytest.mark.bounds
+@pytest.mark.nojit
+@pytest.mark.parametrize("row", [(102, 9, 100, 5, 103, 1, 100, 2), (102, 9, 98, 5, 103, 1, 99, 2), (104, 9, 100, 5, 103, 1, 99, 2), (102, 9, np.nan, 0, 103, 1, 99, 2)])
+def test_levels_must_fall_away_from_the_touch(row):
+    book = [(102, 9, 100, 5, 103, 1, 99, 2)] * 3
+    lines = [(1, 1, 5, 100, 1)] * 3
+    lobster_events(day_of(lines, book, levels=2))
+    for level in ("l3", "l2"):
+        with pytest.raises(DataError, match="do not fall away.* at line 1"):
+            lobster_events(day_of(lines, [book[0], row, book[2]], levels=2), level=level)
+
+
 def test_bad_arguments_and_prices():
     day = day_of(LINES, BOOK)
     for change, says in ((dict(level="l4"), "level"), (dict(queues="guess"), "queues"), (dict(tick_size=-1.0), "tick_size")):

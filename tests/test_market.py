@@ -9,7 +9,7 @@ import pytest
 import makerlab.backtest.market as m
 from makerlab.backtest.market import MarketRun, _play, cluster_mean, impact_around_fills, market_slow, recorded, selection_against_truth, without_you
 from makerlab.core import NS_PER_S, DataError, ParameterError, to_ns
-from makerlab.data.events import FILL, MODIFY, TRADE, check_events
+from makerlab.data.events import CANCEL, FILL, MODIFY, TRADE, check_events
 from makerlab.execution.matching import TICKS
 from makerlab.execution.order_flow import N_FILLS, OURS, PRESETS, START_NS, new_flow
 from makerlab.features.volatility import features
@@ -69,6 +69,13 @@ def test_the_kernel_is_its_twin(seed):
     assert len(slow.log) > 8 and (len(tape["fills"]) > 0 or seed == 1)
 
 
+@pytest.mark.parametrize("seed", (1, 2))
+def test_the_twin_at_the_limit(seed):
+    params = QuoteParams(half_spread=0.005, qty=300, max_inventory=300, min_spread_bps=0.0)
+    slow, _, tape = same_as_slow(joiner(3, flow=SMALL, params=params, seed=seed, seconds=60.0, every_s=0.5, window_s=6, record=False, order_latency_ns=400_000_000, feed_latency_ns=300_000_000))
+    assert len(tape["fills"]) > 3 and max(np.abs(np.cumsum(tape["fills"][:, 1] * tape["fills"][:, 3]))) == 3
+
+
 def test_sizes_shrink_in_place_and_grow_at_the_end():
     run = MarketRun(flow=SMALL, strategy=breathing, params=QuoteParams(qty=200, max_inventory=1e5), seconds=90, seed=3, every_s=0.5)
     r = run.run()
@@ -77,6 +84,44 @@ def test_sizes_shrink_in_place_and_grow_at_the_end():
     less = rows[rows[:, 0] == MODIFY]
     assert len(less) and (less[:, 6] == OURS).all()
     assert check_events(r.market.events) == []
+
+
+def _worst_case(run):
+    "The largest position that the market could have forced on us at any moment, lots: position, orders that rest, and orders under way, by side."
+    r = run.variant(record=True).run()
+    lot, delay = r.run.made_of.lot_size, r.run.order_latency_ns
+    steps = []  # arrival (ns), order of ties, side, lots added to what may be filled, lots added to the position
+    for row in r.orders.itertuples():
+        at = int(row.time.value)
+        if row.action == "new":
+            steps.append((at, 2, row.side, row.qty / lot, 0.0))  # from the moment it is sent
+        elif row.action == "reject":
+            steps.append((at, 0, row.side, -row.qty / lot, 0.0))
+    tape = r.market.tape["rows"]
+    for kind, side, ns, _, lots, number, agent in tape[tape[:, 6] == OURS]:
+        if kind == CANCEL:
+            steps.append((START_NS + int(ns), 0, side, -float(lots), 0.0))
+        elif kind == FILL:
+            steps.append((START_NS + int(ns), 0, side, -float(lots), side * float(lots)))
+        elif kind == MODIFY:
+            raise AssertionError("this run should not change sizes in place")
+    assert delay >= 0
+    position, may, worst = 0.0, {1: 0.0, -1: 0.0}, 0.0
+    for _, _, side, more, filled in sorted(steps):
+        may[side] += more
+        position += filled
+        worst = max(worst, max(s * position + may[s] for s in (1, -1)))
+    return worst, r.fills.loc[r.fills["maker"]]
+
+
+@pytest.mark.parametrize(("lots", "cap", "order_ms", "feed_ms"), [(5, 1, 500, 500), (5, 1, 900, 600), (20, 1, 50, 0), (5, 2, 700, 0), (3, 1, 0, 400)])
+def test_the_limit_holds_though_everything_of_ours_is_filled(lots, cap, order_ms, feed_ms):
+    for seed in (1, 2, 3):
+        run = joiner(lots, seed=seed, seconds=300.0, order_latency_ns=order_ms * 1_000_000, feed_latency_ns=feed_ms * 1_000_000, max_inventory=100.0 * lots * cap, overnight="carry")
+        worst, fills = _worst_case(run)
+        position = np.cumsum(fills["side"] * fills["qty"]) / 100
+        assert np.abs(position).max() <= lots * cap and len(fills) > 20
+        assert worst <= lots * cap + 1e-9, (seed, worst)
 
 
 @pytest.mark.nojit

@@ -17,7 +17,7 @@ import pytest
 
 from makerlab.calibration.hawkes import HawkesModel, compensator, hawkes_intensity, hawkes_loglik
 from makerlab.calibration.intensity import IntensityModel
-from makerlab.core import PriceVol, ReturnVol, UnitError
+from makerlab.core import ParameterError, PriceVol, ReturnVol, UnitError
 from makerlab.execution.fills import relative_intensity
 from makerlab.features.microprice import embedded_chain, imbalance, microprice_adjustment, microprice_matrices, mid, weighted_mid
 from makerlab.features.ofi import average_depth, integrated_ofi, integrated_ofi_weights, multilevel_ofi, ofi_buckets, ofi_events, scaled_ofi
@@ -26,6 +26,7 @@ from makerlab.models import avellaneda_stoikov as model
 from makerlab.models.cartea_jaimungal import solve_cj
 from makerlab.models.glft import glft_closed_form, glft_coefficients, solve_glft, stationary_glft
 from makerlab.models.impact import almgren_chriss
+from makerlab.models.options import black_scholes, greeks, implied_vol
 from makerlab.models.quoting import post_only, round_to_ticks
 from makerlab.scoring.attribution import adverse_selection, attribute, censored, markouts
 from makerlab.scoring.tail_risk import gaussian_var_cvar, historical_var_cvar, price_var_cvar
@@ -564,12 +565,48 @@ def check_schedule(case, inputs, expected, tol):
 
 # ---- dispatch: what a case gives says what it asks
 
+# ---- black_scholes
+
+def option_of(inputs: dict, *names: str) -> dict:
+    "S, K, T, r, q and the side of an option, and the numbers named."
+    return {n: num(inputs[n]) for n in ("S", "K", "T", "r", "q", *names)} | {"right": inputs["type"]}
+
+
+def check_option_price(case, inputs, expected, tol):
+    "Price and every greek told; relative, however small: d1 and d2 are steps on the way, not answers."
+    option = option_of(inputs, "sigma")
+    got = greeks(**option)._asdict()
+    assert set(got) & set(expected) and set(expected) - set(got) <= {"d1", "d2"}
+    for name in set(got) & set(expected):
+        tol.check(got[name], expected[name], name, floor=0.0)
+    tol.check(black_scholes(**option), expected["price"], "price alone", floor=0.0)
+    other = black_scholes(**option | {"right": "put" if option["right"] == "call" else "call"})
+    forward = option["S"] * math.exp(-option["q"] * option["T"]) - option["K"] * math.exp(-option["r"] * option["T"])
+    sign = 1 if option["right"] == "call" else -1
+    assert abs(sign * (got["price"] - other) - forward) <= 1e-12 * option["S"], "put-call parity"
+
+
+def check_implied_vol(case, inputs, expected, tol):
+    "The volatility, as far as one ulp of the price can tell it; or a refusal by name, and NaN on request."
+    option = option_of(inputs, "price")
+    if "status" in expected:
+        with pytest.raises(ParameterError, match="price"):
+            implied_vol(**option)
+        assert math.isnan(implied_vol(**option, errors="nan"))
+        return
+    allowed = max(1e-8, 10 * num(expected["sigma_change_from_1ulp_of_price"]))
+    for name in ("price", "price_double"):
+        got = implied_vol(**option | {"price": num(inputs.get(name, inputs["price"]))})
+        assert abs(got - num(expected["sigma"])) <= allowed, f"{name}: got {got!r}, the oracle says {expected['sigma']}"
+
+
 DISPATCH = {
     "as2008": [({"S", "q", "t", "T"}, check_quotes), ({"discretisation", "fill"}, check_table), ({"N", "gamma"}, check_convergence), ({"k_exponent"}, check_power_depth)],
     "ofi": [({"books"}, check_multilevel), ({"X"}, check_integrated), ({"quotes"}, check_events)],
     "intensity_mle": [({"delta", "count", "exposure"}, check_intensity)],
     "glft": [({"sigma", "A", "T", "Q"}, check_glft), ({"gamma", "k"}, check_base_depth)],
     "cartea_jaimungal": [({"lp", "lm"}, check_cj), ({"A", "k", "gamma"}, check_limit)],
+    "black_scholes": [({"S", "K", "sigma"}, check_option_price), ({"S", "K", "price"}, check_implied_vol)],
     "microprice": [({"Q", "R1", "T"}, check_chain), ({"tape"}, check_tape), ({"bid_size", "ask_size"}, check_weighted)],
     "hawkes": [({"events", "mu"}, check_hawkes), ({"file"}, check_recovery)],
     "risk": [({"sigma_return"}, check_gaussian), ({"pnl"}, check_historical), ({"X", "lam"}, check_schedule)],

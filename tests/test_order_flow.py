@@ -68,6 +68,17 @@ def test_where_the_market_is_stopped_on_its_way_does_not_matter(cuts, seed):
         assert np.array_equal(a, b)
 
 
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_a_window_too_narrow_refuses_nobody(seed, monkeypatch):
+    "Those who hear of a jump price their orders by the value, before the touch has followed: the window must have grown by then."
+    params = replace(LARGE, jump_rate=0.05, jump_ticks=60.0, jump_tail=2.5)
+    whole = simulate_flow(params, seconds=300, seed=seed)
+    monkeypatch.setattr(of, "_window", lambda p: (round(p.price / p.tick_size) - 140, 280))
+    narrow = simulate_flow(params, seconds=300, seed=seed)
+    assert narrow.events.digest() == whole.events.digest() and np.array_equal(narrow.counts, whole.counts)
+    assert 280 < narrow.state.book.state[TICKS]
+
+
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_a_day_of_each_preset_neither_empties_nor_explodes(name):
     _one_day(name, 101)

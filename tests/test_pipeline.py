@@ -10,7 +10,7 @@ import pytest
 
 from conftest import real
 from makerlab.backtest.pipeline import (Config, about_the_data, calibrate_market, clean_market, exponential_fit, fit_market, make_config, median_interval, order_jumps, params_for_mid,
-                                        quote_params, quote_prints, r2_interval, run_backtest, split_market, sweep_market, told_jumps)
+                                        quote_params, quote_prints, r2_interval, run_backtest, split_market, sweep_market, told_jumps, without_stubs)
 from makerlab.core import DataError, ParameterError
 from makerlab.data.source import open_source
 from makerlab.execution.costs import PRESETS
@@ -95,6 +95,44 @@ def test_a_night_in_tokyo_is_another_day(market):
     shifted = dataclasses.replace(market, quotes=market.quotes.assign(time=market.quotes["time"] + pd.Timedelta("13h")), trades=None)
     early, late = split_market(shifted)  # 22:30 to 00:30 in New York, +1
     assert early.quotes["time"].dt.tz_convert("America/New_York").dt.date.nunique() == 1
+
+
+def stub_after(market, n=1):
+    "The market at a venue that never closes, and n quotes, a second apart, on the day after."
+    last = market.quotes.tail(1)
+    wait = pd.Timestamp("2026-03-03 00:00:00.5", tz="UTC") - last["time"].iloc[0]
+    more = [last.assign(time=last["time"] + wait + i * S) for i in range(n)]
+    return dataclasses.replace(market, quotes=pd.concat([market.quotes, *more], ignore_index=True).astype({"time": "datetime64[ns, UTC]"}), session=None, tz="UTC")
+
+
+def test_a_day_too_short_to_trade_is_left_out_and_told(market):
+    whole = run_backtest(dataclasses.replace(market, session=None, tz="UTC"), Config(strategy="naive"))
+    got = run_backtest(stub_after(market), Config(strategy="naive"))
+    assert got.results.digest == whole.results.digest and got.results.attribution.total == whole.results.attribution.total
+    said = got.results.info["about_the_data"]
+    assert "1 row(s) by rule short day" in said and "2026-03-03 left out: 1 mark(s) every 1 s, at least 61 are needed" in said
+    assert "short day" not in whole.results.info["about_the_data"]
+    search = sweep_market(stub_after(market, 3), {"half_spread": [0.01, 0.02]}, config=Config(strategy="naive"), splits=0)
+    assert search.days == ("2026-03-02",) and any("left out" in a for a in search.about)
+    longer = without_stubs(stub_after(market, 100))
+    assert len(longer.quotes) == len(market.quotes) + 100 and not longer.repairs.get("short day")
+
+
+def test_no_day_left_is_refused_and_venues_with_hours_are_not_touched(market):
+    few = dataclasses.replace(market, quotes=market.quotes.head(3), trades=None)
+    with pytest.raises(DataError, match="none of its 2 days has the 61 marks"):
+        run_backtest(stub_after(few), Config(strategy="naive"))
+    hours = dataclasses.replace(stub_after(market), session=("09:30", "16:00"))
+    assert without_stubs(hours) is hours
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("file", ["spot", "usdm"])
+def test_a_capture_that_ends_after_midnight_is_traded(file):
+    market = open_source(real(f"hftbacktest_binance/{file}_btcusdt_20240808.gz"))
+    job = run_backtest(market, Config(strategy="naive", qty=0.01, max_inventory=0.1))
+    assert job.results.path["time"].max() <= pd.Timestamp("2024-08-09", tz="UTC") and len(job.results.path) > 200
+    assert "2024-08-09 left out" in job.results.info["about_the_data"]
 
 
 def test_identity_repeatability_and_words(market):

@@ -16,7 +16,9 @@ LOTS = st.integers(0, 400)
 
 
 def power(x, n):
-    "C's pow: of minus infinity too, and not a number where there is none."
+    "C's pow; not a number where there is none, but for a front below zero and a broken exponent, which counts as zero (page 52b says why)."
+    if x < 0 and n != int(n) and np.isfinite(x):
+        return np.float64(0.0)
     try:
         return np.float64(math.pow(x, n))
     except ValueError:
@@ -63,6 +65,20 @@ def test_corners(spec):
             assert np.isfinite(got) and got <= after, (front, before, after, traded)
             if spec not in ("optimistic",):
                 assert got == pytest.approx(peer(spec.partition(":")[0], front, before, after, traded, model.n), abs=1e-12), (front, before, after, traded)
+
+
+@pytest.mark.nojit
+@pytest.mark.parametrize("spec", ["power-prob:0.5", "power-prob:1.5", "power-prob:3.4", "power-prob-1:0.7"])
+@pytest.mark.parametrize("front", [-0.49, -0.3, -1e-12])
+def test_who_is_first_stays_first_with_a_broken_exponent(spec, front):
+    "A front just below zero is no negative base: the formula as written says not a number there, and sent the first order to the back."
+    model = q.parse_queue(spec)
+    for before, after in ((10.0, 8.0), (7.0, 1.0), (3.0, 2.0)):
+        assert model.fn(front, before, after, 0.0, model.n) == pytest.approx(front, abs=0.5)
+        assert model.fn(front, before, after, 0.0, model.n) < 0.5  # and not `after`
+    near = [q.parse_queue(f"power-prob:{n}") for n in (2, 1.999999, 3, 2.999999)]
+    a, b, c, d = (m.fn(front, 10.0, 8.0, 0.0, m.n) for m in near)
+    assert a == pytest.approx(b, abs=0.01) and c == pytest.approx(d, abs=0.01)  # no cliff beside a whole exponent
 
 
 @pytest.mark.parametrize("spec", SPECS)

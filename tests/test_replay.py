@@ -449,6 +449,24 @@ def test_settings_that_make_no_sense_are_refused(changes, what):
         plain(snapshot(), **changes)
 
 
+@pytest.mark.parametrize("changes, what", [(dict(qty=9.0), r"qty = 9.0 \(units\) is 0.9 lots of 10 units.*give 10 units"),
+                                           (dict(qty=10.0, max_inventory=4.0), r"max_inventory = 4.0 \(units\) is 0.4 lots of 10 units")])
+def test_a_size_or_a_limit_below_a_lot_is_refused(changes, what, tmp_path):
+    "It would never be quoted; at once with events in memory, with the first chunk when they come one by one."
+    events, params = events_of(feed_l2(np.random.default_rng(3), 60), lot_size=10.0), QuoteParams(**changes)
+    with pytest.raises(ParameterError, match=what):
+        Replay(events, params=params)
+    with pytest.raises(ParameterError, match=what):
+        Replay(iter([events]), params=params, interval_ms=97e-6).run(rng=np.random.default_rng(1))
+    Replay(events, params=QuoteParams(qty=10.0, max_inventory=10.0), interval_ms=97e-6).run(rng=np.random.default_rng(1))  # a lot is enough
+
+
+def test_the_report_card_says_that_nobody_reacts():
+    from makerlab.scoring.report import _card
+    card = _card({"info": plain(feed_l2(np.random.default_rng(31), 900), strategy=restless).info})
+    assert card.loc["market impact", "value"].startswith("none: nobody reacts")
+
+
 @pytest.mark.parametrize("pairs", [np.zeros((3, 2)), np.array([[5, 4], [6, 7]]), np.array([[5, 6], [4, 7]]), np.array([[5, 6, 7]]), np.array([[1, 0, 3], [4, 5, 6]])])
 def test_records_of_latency_that_make_no_sense_are_refused(pairs):
     with pytest.raises(ParameterError, match="pairs"):
@@ -479,7 +497,7 @@ def test_accounts_close():
         assert res.fills["maker"].all() == (kind == "post-only")
         steps = res.path["time"].to_numpy()[res.fills["step"]]
         assert (res.fills["time"].to_numpy() > steps).all()
-    assert "no impact" in res.info["fills"] and res.info["impact"].startswith("none")
+    assert "no impact" in res.info["fills"] and res.info["market_impact"].startswith("none")
 
 
 FEEDER = '''

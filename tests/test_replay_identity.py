@@ -73,7 +73,7 @@ def feeds(tmp_path_factory):
 
 
 GRID = [(7, "risk-averse", 1.0, 0.1, 100.0), (7, "power-prob:3", 1.0, 0.1, 100.0), (11, "risk-averse", 0.5, 0.05, 37.0), (11, "power-prob:3", 0.5, 0.0, 37.0),
-        (12, "power-prob:1", 0.1, 0.3, 250.0), (13, "risk-averse", 1.5, 0.21, 20.0), (13, "power-prob:2.5", 0.25, 0.03, 100.0)]
+        (12, "power-prob:1", 0.1, 0.3, 250.0), (13, "risk-averse", 1.5, 0.21, 20.0), (13, "power-prob:2", 0.25, 0.03, 100.0)]
 
 
 @pytest.mark.parametrize("seed, queue, half, skew, interval_ms", GRID)

@@ -8,7 +8,7 @@ import pytest
 from conftest import real
 
 from makerlab.core import DataError, MakerlabError, ParameterError
-from makerlab.data.events import FILL, to_hftbacktest, write_events
+from makerlab.data.events import FILL, events_from_quotes, to_hftbacktest, write_events
 from makerlab.data.samples import load_sample, sample_dir
 from makerlab.data.source import EVENT_KINDS, KINDS, detect, inspect_source, open_events, open_source
 
@@ -283,6 +283,17 @@ def test_zstd_that_is_no_dbn_and_zip_of_something_else(tmp_path):
     for name in ("x.zst", "broken.zst", "x.zip"):
         with pytest.raises(DataError, match=name):
             open_source(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["feed.npy", "feed.npz", "feed.parquet"])
+def test_files_cut_off_are_said_to_be(tmp_path, name):
+    path, e = tmp_path / name, events_from_quotes(load_sample("BIGT", day=0)[0].head(500), tick_size=0.01, lot_size=100.0)
+    {"feed.npy": lambda: np.save(path, to_hftbacktest(e)), "feed.npz": lambda: np.savez_compressed(path, data=to_hftbacktest(e)), "feed.parquet": lambda: write_events(e, path)}[name]()
+    assert len(open_events(path, tick_size=None if name.endswith("t") else 0.01, lot_size=None if name.endswith("t") else 100.0)) == len(e)
+    path.write_bytes(path.read_bytes()[:len(path.read_bytes()) * 6 // 10])
+    for call in (open_events, open_source, inspect_source):
+        with pytest.raises(DataError, match=rf"{name}.*cut (off|short)"):
+            call(path)
 
 
 def test_half_an_r_file_is_refused(tmp_path):

@@ -22,9 +22,9 @@ def place(front, before, after, traded, n):
 
 
 def test_the_trap_of_a_broken_exponent():
-    "First in the queue, by a fraction of a lot beyond: a broken exponent sends us to the back, whole ones and our own model do not."
+    "First in the queue, by a fraction of a lot beyond: hftbacktest's formula with a broken exponent sends us to the back; ours and whole exponents leave us first."
     for n in (0.5, 1.5, 2.5, 3.4):
-        assert power_prob(-0.3, 10.0, 8.0, 0.0, n) == 8.0
+        assert power_prob(-0.3, 10.0, 8.0, 0.0, n) == -0.3
         assert place(-0.3, 10.0, 8.0, 0.0, n) == -0.3
     for n in (1.0, 2.0, 3.0):
         assert power_prob(-0.3, 10.0, 8.0, 0.0, n) < 0.0

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['ENGINES', 'World', 'WORLDS', 'name_of', 'find_function', 'code_digest', 'task_key', 'task_rng', 'random_walk',
            'ResultStore', 'FarmResults', 'Shared', 'run_tasks', 'SymbolDay', 'snapshot_world', 'reduced_world',
-           'run_symbol_day', 'days_of', 'source_digest', 'sweep_tasks', 'FarmSweep', 'gather_cells', 'farm_sweep']
+           'market_of', 'run_symbol_day', 'days_of', 'source_digest', 'sweep_tasks', 'FarmSweep', 'gather_cells',
+           'farm_sweep']
 
-# %% ../../nbs/73a_backtest.farm.ipynb #a373afa8
+# %% ../../nbs/73a_backtest.farm.ipynb #cda51370
 import dataclasses
 import functools
 import hashlib
@@ -44,8 +45,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .snapshot import Backtest, run_midpath
 from .sweep import _EXPERIMENT, _PARAMS, Outcome, SweepResults, WalkForward, gather, label, outcome, variant_names, walk_forward
 from ..core import NS_PER_S, DataError, MakerlabError, ParameterError, check_choice, check_positive, sources_digest, to_ns, write_atomic
+from ..data.events import TRADE, Events
 from ..data.samples import sample_dir
-from ..data.source import Market, open_source
+from ..data.source import EVENT_KINDS, Market, _awake, _plain as _bare, detect, open_events, open_source
 from ..data.taq import to_clock
 from ..models.quoting import QuoteParams
 from ..scoring.report import digest, versions
@@ -792,8 +794,8 @@ class SymbolDay:
         "The random numbers of this symbol and day: common to all variants and worlds, whoever runs them."
         return task_rng({"seed": self.seed, "symbol": self.symbol, "day": self.day})
 
-# %% ../../nbs/73a_backtest.farm.ipynb #58c1dcc9
-World = Callable[[Market], Callable[[Mapping[str, Any], np.random.Generator], Any]]
+# %% ../../nbs/73a_backtest.farm.ipynb #002df64d
+World = Callable[..., Callable[[Mapping[str, Any], np.random.Generator], Any]]
 _DEFAULTS: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Backtest) if f.name in _EXPERIMENT}
 _CLOCK = ("every_s", "window_s", "ofi_s", "tick", "tz")
 
@@ -827,7 +829,7 @@ def snapshot_world(
 
     return run
 
-# %% ../../nbs/73a_backtest.farm.ipynb #4f490ba6
+# %% ../../nbs/73a_backtest.farm.ipynb #c4a96792
 _MIDPATH = {"strategy", "sigma", "multi", "trade_qty", "fee_bps", "fee_per_unit", "fees", "horizon_s"}
 
 
@@ -848,9 +850,25 @@ def reduced_world(
     return run
 
 
-WORLDS: dict[str, str] = {"snapshot": "makerlab.backtest.farm:snapshot_world", "reduced-form": "makerlab.backtest.farm:reduced_world"}
+WORLDS: dict[str, str] = {"snapshot": "makerlab.backtest.farm:snapshot_world", "reduced-form": "makerlab.backtest.farm:reduced_world"} | {
+    name: f"makerlab.backtest.replay_job:{fn}" for name, fn in (("l2-replay", "l2_world"), ("l3-replay", "l3_world"), ("market", "market_world"))}
 
-# %% ../../nbs/73a_backtest.farm.ipynb #2acb2cdd
+# %% ../../nbs/73a_backtest.farm.ipynb #5d08ac38
+def market_of(
+    events: Events,  # levels or orders
+) -> Market:  # a venue without a session
+    "Quotes and trades of events."
+    trades = _bare(events.trades()) if (events.kind == TRADE).any() else None
+    return Market(_bare(_awake(events.quotes())), trades, events.symbol, events.tz, "events", events.source or "events in memory", dict(events.repairs), list(events.notes), None)
+
+
+def _events_of(task: "SymbolDay", shared: Shared) -> Events | None:
+    "The events of a cell's symbol, whole; None where the source has quotes and trades only."
+    if not task.source:
+        return shared.get("events", {}).get(task.symbol)
+    return open_events(task.source, symbol=task.symbol) if detect(task.source) in ("lobster", *EVENT_KINDS) else None
+
+# %% ../../nbs/73a_backtest.farm.ipynb #95ff189b
 _BARS = ("spread_capture", "inventory_pnl", "fees", "total")
 
 
@@ -874,15 +892,19 @@ def _cell_row(task: SymbolDay, settings: Mapping[str, Any], run: Callable[[Mappi
     o = outcome(results, bar_s=task.bar_s)
     bar = np.unique(to_ns(results.path["time"]) // round(task.bar_s * NS_PER_S))
     figures = {f.name: getattr(o, f.name) for f in dataclasses.fields(Outcome) if f.name != "bars"}
-    return row | figures | {"bar": bar} | {c: o.bars[c].to_numpy() for c in _BARS}
+    note = "; ".join(str(results.info[n]) for n in ("fills", "queue_bias", "world") if results.info.get(n))
+    return row | figures | {"note": note, "bar": bar} | {c: o.bars[c].to_numpy() for c in _BARS}
 
 
 def run_symbol_day(
     task: SymbolDay,  # a cell
-    shared: Shared,  # markets by symbol, when they are not read from a source
+    shared: Shared,  # markets by symbol, and events where they are known, when they are not read from a source
 ) -> list[dict[str, Any]]:  # a row a variant
     "Run the variants of a cell."
-    run = find_function(task.prepare)(_market_of(task, shared))
+    world = find_function(task.prepare)
+    asks = inspect.signature(world).parameters
+    more = ({"events": _events_of(task, shared)} if "events" in asks else {}) | ({"base": dict(task.base)} if "base" in asks else {})
+    run = world(_market_of(task, shared), **more)
     return [_cell_row(task, dict(v), run) for v in task.variants]
 
 # %% ../../nbs/73a_backtest.farm.ipynb #1497d1f8
@@ -926,9 +948,9 @@ def source_digest(
     named = [p for p in files if day and (day in p.name or day.replace("-", "") in p.name)]
     return _sha({p.relative_to(path).as_posix(): once(p) for p in named or files})
 
-# %% ../../nbs/73a_backtest.farm.ipynb #78ed7566
+# %% ../../nbs/73a_backtest.farm.ipynb #f85c1ba1
 def sweep_tasks(
-    sources: Mapping[str, str | Path | Market],  # by symbol: what open_source reads, or a market at hand
+    sources: Mapping[str, str | Path | Market | Events],  # by symbol: what open_source reads, or a market or events at hand
     variants: Sequence[Mapping[str, Any]],  # settings of each; see grid
     *,
     days: Sequence[str] | None = None,  # local dates; None takes those of each market, which must be at hand
@@ -950,13 +972,15 @@ def sweep_tasks(
         for day, data in _days_and_digests(symbol, source, days, tz).items():
             for world in worlds:
                 for at in range(0, len(told), size):
-                    out.append(SymbolDay(source="" if isinstance(source, Market) else str(source), symbol=symbol, day=day, world=world, prepare=WORLDS[world], base=fixed,
+                    out.append(SymbolDay(source="" if isinstance(source, Market | Events) else str(source), symbol=symbol, day=day, world=world, prepare=WORLDS[world], base=fixed,
                                          variants=tuple(told[at : at + size]), seed=seed, bar_s=bar_s, tz=tz, about=_sha([code[world], data])))
     return sorted(out, key=lambda t: (list(worlds).index(t.world), t.symbol, t.day))
 
 
-def _days_and_digests(symbol: str, source: "str | Path | Market", days: Sequence[str] | None, tz: str) -> dict[str, str]:
+def _days_and_digests(symbol: str, source: "str | Path | Market | Events", days: Sequence[str] | None, tz: str) -> dict[str, str]:
     "Digest of a symbol's data, by day. Raises ParameterError when the days are not known."
+    if isinstance(source, Events):
+        return {d: _sha([source.digest(), source.symbol]) for d in (days_of(market_of(source), tz=tz) if days is None else days)}
     if isinstance(source, Market):
         cuts = {d: _day_of(source, d, tz) for d in (days_of(source, tz=tz) if days is None else days)}
         return {d: _sha([m.quotes, m.trades, m.symbol, m.kind]) for d, m in cuts.items()}
@@ -964,14 +988,14 @@ def _days_and_digests(symbol: str, source: "str | Path | Market", days: Sequence
         raise ParameterError(f"days = None, but {symbol} is read from {source}: list the days, so that the driver need not read everything")
     return {d: source_digest(source, day=d) for d in days}
 
-# %% ../../nbs/73a_backtest.farm.ipynb #2ec04e0c
+# %% ../../nbs/73a_backtest.farm.ipynb #b2330251
 @dataclass(frozen=True, eq=False)
 class FarmSweep:
     "A sweep over variants, days, symbols and worlds."
 
     worlds: dict[str, SweepResults]  # by world: every variant, raw beside deflated
     cells: pd.DataFrame  # a row a world, symbol, day and variant: total, its parts, fills, adverse selection, refused
-    missing: dict[str, str]  # cells left out, and why
+    missing: dict[str, str]  # cells left out, and why; also worlds of which nothing is left
     results: FarmResults  # the tasks
 
     def table(self) -> pd.DataFrame:
@@ -1010,7 +1034,7 @@ def _world_results(rows: pd.DataFrame, variants: Sequence[Mapping[str, Any]], *,
         done = {n: dataclasses.replace(o, bars=o.bars.reindex(every, fill_value=0.0).reset_index().drop(columns="bar")) for n, o in done.items()}
     return gather(variants, done, failed={n: failed[n] for n in map(label, variants) if n in failed}, bar_s=bar_s, unrecorded=unrecorded, seed=seed)
 
-# %% ../../nbs/73a_backtest.farm.ipynb #1737c635
+# %% ../../nbs/73a_backtest.farm.ipynb #377a5b8c
 def gather_cells(
     results: FarmResults,  # of the tasks of sweep_tasks
     variants: Sequence[Mapping[str, Any]],  # the same as there
@@ -1018,7 +1042,7 @@ def gather_cells(
     unrecorded: int = 0,  # variants tried before
     seed: int = 1,  # of the intervals
 ) -> FarmSweep:
-    "The tables of a sweep from its cells. Raises DataError when a world has none."
+    "The tables of a sweep from its cells; a world without any is among the missing. Raises DataError when all are."
     tasks: tuple[SymbolDay, ...] = results.tasks
     where = lambda t: (t.world, t.symbol, t.day)  # noqa: E731
     missing = {where(t): results.failures[k] for t, k in zip(tasks, results.keys, strict=True) if k in results.failures}
@@ -1027,15 +1051,19 @@ def gather_cells(
         rows = table[table["world"] == world] if len(table) else table
         keep = [(world, s, d) not in missing for s, d in zip(rows["symbol"], rows["day"], strict=True)] if len(rows) else []
         rows = rows[np.asarray(keep, dtype=bool)]
-        if not len(rows):
-            raise DataError(f"world {world!r}: no cell has a result; the first said: {next(iter(results.failures.values()), 'nothing was asked')}")
-        out[world] = _world_results(rows, variants, bar_s=tasks[0].bar_s, unrecorded=unrecorded, seed=seed)
+        if len(rows):
+            try:
+                out[world] = _world_results(rows, variants, bar_s=tasks[0].bar_s, unrecorded=unrecorded, seed=seed)
+            except DataError as e:  # every variant was refused
+                missing[(world, "every symbol", "every day")] = str(e)
+    if not out:
+        raise DataError(f"worlds {', '.join(dict.fromkeys(t.world for t in tasks))}: no cell has a result; the first said: {next(iter(missing.values()), 'nothing was asked')}")
     cells = table.assign(**{c: [math.nan if v is None else float(np.sum(v)) for v in table[c]] for c in _BARS}).drop(columns=["key", "bar"])
     return FarmSweep(out, cells.sort_values(["world", "symbol", "day", "variant"], ignore_index=True), {", ".join(k): v for k, v in sorted(missing.items())}, results)
 
-# %% ../../nbs/73a_backtest.farm.ipynb #19ed7182
+# %% ../../nbs/73a_backtest.farm.ipynb #65c1c70b
 def farm_sweep(
-    sources: Mapping[str, str | Path | Market],  # by symbol: what open_source reads, or a market at hand
+    sources: Mapping[str, str | Path | Market | Events],  # by symbol: what open_source reads, or a market or events at hand
     variants: Sequence[Mapping[str, Any]],  # settings of each; see grid
     *,
     days: Sequence[str] | None = None,  # local dates; None takes those of each market, which must be at hand
@@ -1057,7 +1085,8 @@ def farm_sweep(
 ) -> FarmSweep:
     "Variants x days x symbols x worlds, on any engine, with the same answer. Raises ParameterError, DataError, MakerlabError."
     tasks = sweep_tasks(sources, variants, days=days, worlds=worlds, base=base, own=own, seed=seed, bar_s=bar_s, tz=tz, batch=batch)
-    markets = {s: m for s, m in sources.items() if isinstance(m, Market)}
-    shared = {"markets": markets} if markets else None
-    results = run_tasks(run_symbol_day, tasks, engine=engine, workers=workers, address=address, store=store, shared=shared, shared_in_keys=False, timeout_s=timeout_s, retries=retries, progress=progress)
+    events = {s: e for s, e in sources.items() if isinstance(e, Events)}
+    markets = {s: m for s, m in sources.items() if isinstance(m, Market)} | {s: market_of(e) for s, e in events.items()}
+    shared = ({"markets": markets} if markets else {}) | ({"events": events} if events else {})
+    results = run_tasks(run_symbol_day, tasks, engine=engine, workers=workers, address=address, store=store, shared=shared or None, shared_in_keys=False, timeout_s=timeout_s, retries=retries, progress=progress)
     return gather_cells(results, variants, unrecorded=unrecorded, seed=seed)

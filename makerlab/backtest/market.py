@@ -80,7 +80,7 @@ SENT, DEAD = -1, -2  # in place of a handle: under way, refused
 SETUP_DTYPE = np.dtype([(n, np.int64) for n in ("feed_ns", "order_ns", "cap_lots", "window", "smooth")]
                        + [(n, np.float64) for n in ("tick", "lot", "every_s", "horizon_s", "floor")], align=True)
 
-# %% ../../nbs/71b_backtest.market.ipynb #5b717453
+# %% ../../nbs/71b_backtest.market.ipynb #25d295ba
 def market_slow(
     run: Any,  # a MarketRun: what to play
 ) -> Any:  # with fills, log, path, signals
@@ -105,7 +105,7 @@ def market_slow(
         left -= what in ("mark", "look")
     return desk
 
-# %% ../../nbs/71b_backtest.market.ipynb #5509db8c
+# %% ../../nbs/71b_backtest.market.ipynb #fda43a9b
 class SlowDesk:
     "Our side of the market: orders, position, what we see."
 
@@ -175,7 +175,14 @@ def _decide_slow(desk: SlowDesk, i: int, first: int, t: int) -> list[tuple]:
         sizes = [0.0, 0.0]
     return _toward_slow(desk, ticks, [max(min(int(q / lot + 1e-9), cap - s * desk.position), 0) for s, q in zip((BUY, SELL), sizes, strict=True)])
 
-# %% ../../nbs/71b_backtest.market.ipynb #f652d9fb
+# %% ../../nbs/71b_backtest.market.ipynb #a2fc7619
+def _free_slow(desk: SlowDesk, s: int) -> int:
+    "Lots that a new order of side s may have if every order of ours on that side, dying or not, is filled."
+    run, rows = desk.run, [desk.flow.our_orders[o["handle"]] for o in desk.orders if o["side"] == s and o["handle"] >= 0]
+    dying = sum(int(row[5]) for row in rows if row[0] >= 0) if run.feed_latency_ns + run.order_latency_ns else 0
+    return int(run.params.max_inventory / run.made_of.lot_size + 1e-9) - s * desk.position - dying
+
+
 def _toward_slow(desk: SlowDesk, ticks: Any, lots: Any) -> list[tuple]:
     "From what works to what is wished: cancels first."
     out: list[tuple] = []
@@ -193,7 +200,7 @@ def _toward_slow(desk: SlowDesk, ticks: Any, lots: Any) -> list[tuple]:
             if want < left:
                 out.append((LESS, order["number"], want))
     for s, tick, want in zip(desk.work, ticks, lots, strict=True):
-        if desk.work[s] is None and want > 0:
+        if desk.work[s] is None and 0 < want <= _free_slow(desk, s):
             desk.work[s] = order = {"number": len(desk.orders), "side": s, "tick": int(tick), "asked": want, "handle": SENT}
             desk.orders.append(order)
             out.append((NEW, order["number"], want))
@@ -302,7 +309,7 @@ def _signals_nb(desk: Desk, setup: Any, i: int) -> tuple[float, float]:
         total += hist[j, 2]
     return sigma, total / math.sqrt(k)
 
-# %% ../../nbs/71b_backtest.market.ipynb #aeddc422
+# %% ../../nbs/71b_backtest.market.ipynb #c7cf5b31
 @njit
 def _log_nb(desk: Desk, t: int, what: int, c: int, lots: int) -> None:
     "A row of the table of orders."
@@ -318,6 +325,18 @@ def _send_nb(desk: Desk, setup: Any, t: int, what: int, c: int, lots: int) -> No
     row[0], row[1], row[2], row[3], row[4], row[5] = t + setup.order_ns, what, c, order[0], order[1], lots
     desk.x[TAIL_AT] += 1
     _log_nb(desk, t, what, c, lots)
+
+
+@njit
+def _free_nb(flow: FlowState, desk: Desk, setup: Any, side: int) -> int:
+    "Lots that a new order may have if every order of ours on its side, dying or not, is filled; without delays cancels come first and nothing is dying."
+    free = setup.cap_lots - side * desk.x[POSITION]
+    if setup.feed_ns + setup.order_ns > 0:
+        for i in range(desk.x[N_LIVE]):
+            row = flow.our_orders[desk.live[i]]  # slot, id, side, tick, lots, left, ns
+            if row[0] >= 0 and row[2] == side:
+                free -= row[5]
+    return free
 
 
 @njit
@@ -340,7 +359,7 @@ def _toward_nb(flow: FlowState, desk: Desk, setup: Any, t: int, ticks: Any, lots
             if want < left:
                 _send_nb(desk, setup, t, LESS, c, want)
     for o in range(2):
-        if x[WORK + o] < 0 and lots[o] > 0:
+        if x[WORK + o] < 0 and 0 < lots[o] <= _free_nb(flow, desk, setup, 1 - 2 * o):
             c = x[N_CLIENT]
             desk.orders[c, 0], desk.orders[c, 1], desk.orders[c, 2], desk.orders[c, 3] = 1 - 2 * o, ticks[o], lots[o], SENT
             x[N_CLIENT], x[WORK + o] = c + 1, c

@@ -17,7 +17,7 @@ __all__ = ['DEPTH', 'TRADE', 'CLEAR', 'SNAPSHOT', 'ADD', 'CANCEL', 'MODIFY', 'FI
            'TICK', 'LOTS', 'ALIVE', 'STATE', 'OPEN', 'SEQ', 'LOT', 'TICK_SIZE', 'HORIZON', 'FLOOR', 'FLOW', 'SUM_D',
            'SUM_DD', 'SUM_X', 'SUM_XX', 'QUEUE', 'RING', 'Rows', 'Latency', 'REPLAY_STRATEGIES', 'SlowBook',
            'order_slow', 'SlowOrder', 'SlowVenue', 'row_slow', 'replay_slow', 'ConstantLatency', 'EmpiricalLatency',
-           'reference', 'Replay', 'ReplayResults']
+           'reference', 'Replay', 'check_lots', 'ReplayResults']
 
 # %% ../../nbs/71_backtest.replay.ipynb #f5988cfb
 import dataclasses
@@ -1296,7 +1296,7 @@ class Replay:
         seed = int(rng.integers(2**32))
         return _results_of(self, _perform(self, rng), seed)
 
-# %% ../../nbs/71_backtest.replay.ipynb #2d2f3cb6
+# %% ../../nbs/71_backtest.replay.ipynb #bb2a0d7b
 def _check_replay(r: Replay) -> None:
     "Raises ParameterError for what makes no sense."
     if not 1 <= round(check_positive("interval_ms", r.interval_ms, unit="ms") * 1e6) < 10**15:
@@ -1312,6 +1312,8 @@ def _check_replay(r: Replay) -> None:
             raise ParameterError(f"{name} = {getattr(r, name)!r} must be a whole number from {least} to {most}")
     if not isinstance(r.params, QuoteParams):
         raise ParameterError(f"params = {r.params!r} must be a QuoteParams")
+    if isinstance(r.events, Events):
+        check_lots(r.params, r.events.lot_size)
     for name in ("feed_latency", "order_latency"):
         model, width = getattr(r, name), 2 if name == "feed_latency" else 3
         if not (isinstance(model, Latency) or (model is None and width == 2)) or (isinstance(model, EmpiricalLatency) and model.pairs.shape[1] != width):
@@ -1328,6 +1330,17 @@ def _check_replay(r: Replay) -> None:
 def _signals_of(r: Replay) -> bool:
     "Whether sigma and ofi are kept."
     return (r.strategy not in _NO_SIGNALS if isinstance(r.strategy, str) else True) if r.signals is None else bool(r.signals)
+
+# %% ../../nbs/71_backtest.replay.ipynb #a461d7ca
+def check_lots(
+    params: QuoteParams,  # qty and max_inventory, units
+    lot_size: float,  # units of a lot
+) -> None:
+    "Raises ParameterError for a size or a limit that is less than a lot."
+    for name in ("qty", "max_inventory"):
+        value = getattr(params, name)
+        if value < lot_size * (1 - 1e-9):
+            raise ParameterError(f"{name} = {value!r} (units) is {value / lot_size:.3g} lots of {lot_size:g} units, and less than a lot is never quoted: give {lot_size:g} units at least")
 
 # %% ../../nbs/71_backtest.replay.ipynb #87c43a4e
 def _chunks_of(
@@ -1499,13 +1512,14 @@ def _forget(x: np.ndarray, rows: Rows) -> Rows:
     x[E], x[L], x[BASE] = x[E] - done, x[L] - done, x[BASE] + done
     return Rows(*(c[done:] for c in rows))
 
-# %% ../../nbs/71_backtest.replay.ipynb #cd4f09d1
+# %% ../../nbs/71_backtest.replay.ipynb #e9382aad
 def _perform(r: Replay, rng: np.random.Generator) -> _Run:
     "The run. Raises DataError, ParameterError."
     chunks, whole = _chunks_of(r)
     first = next((c for c in chunks if len(c)), None)
     if first is None:
         raise DataError("events: there are none: the source is empty or was filtered away")
+    check_lots(r.params, first.lot_size)
     queue, out, streams = parse_queue(r.queue), _Outputs(), rng_streams(2, rng=rng).view(np.int64).ravel()
     record, state, decide = r.params.record(first.tick_size), new_state(), REPLAY_STRATEGIES[r.strategy] if isinstance(r.strategy, str) else r.strategy
     rows = _rows_of(first, r.feed_latency, rng, -1)
@@ -1582,7 +1596,7 @@ def _orders_of(run: _Run) -> pd.DataFrame:
     return pd.DataFrame({"time": from_ns(t[:, 0]), "action": np.array(["new", "cancel", "reject", "expire"], dtype=object)[t[:, 1]], "side": t[:, 2].astype(np.int8),
                          "price": t[:, 3] * e.tick_size, "qty": t[:, 4] * e.lot_size, "order_id": t[:, 5]})
 
-# %% ../../nbs/71_backtest.replay.ipynb #0249f18b
+# %% ../../nbs/71_backtest.replay.ipynb #ea9ac4e6
 @dataclass(frozen=True, eq=False)
 class ReplayResults(BacktestResults):
     "The answer of a replay; `positions` is what we knew at every recorded mark, from the first."
@@ -1621,7 +1635,7 @@ def _info_of(r: Replay, run: _Run, path: pd.DataFrame) -> dict[str, Any]:
     ns = order.ns if isinstance(order, ConstantLatency) else int(np.median((order.pairs[:, 1] - order.pairs[:, 0])[order.pairs[:, 1] > 0]))
     return {"strategy": r.strategy if isinstance(r.strategy, str) else getattr(r.strategy, "__name__", str(r.strategy)), "world": "l3-replay" if queue.fifo else "l2-replay",
             "fills": f"queue model {queue.name}; whole orders; a replay has no impact on the market", "queue": queue.name, "queue_bias": queue_bias(queue),
-            "impact": "none: nobody reacts to our orders, and what we take stays in the book", "fee_bps": r.fee_bps, "fee_per_unit": r.fee_per_unit,
+            "market_impact": "none: nobody reacts to our orders, and what we take stays in the book", "fee_bps": r.fee_bps, "fee_per_unit": r.fee_per_unit,
             "fee_schedule": "" if schedule is None else schedule.describe(), "latency_ns": ns, "feed_latency": feed, "order_latency": order.describe(),
             "order_type": r.order_type, "every_s": r.interval_ms / 1e3 * r.record_every, "interval_ms": r.interval_ms, "window_s": r.window_s, "ofi_s": r.ofi_s, "tick": e.tick_size,
             "lot": e.lot_size, "max_inventory": r.params.max_inventory, "horizon": f"constant {r.horizon_s:g} s", "overnight": "carry", "tz": tz, "q0": 0.0, "symbol": e.symbol,

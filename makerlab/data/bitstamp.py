@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['match_fills', 'load_bitstamp', 'load_orderbook_csv']
 
-# %% ../../nbs/12b_data.bitstamp.ipynb #1b43f72b
+# %% ../../nbs/12b_data.bitstamp.ipynb #96baee5a
 import lzma
+import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from .crypto import PLACES, parse_decimals
 from .events import ADD, CANCEL, FILL, MODIFY, TRADE, Events, make_events
 from .taq import read_rda
 
-# %% ../../nbs/12b_data.bitstamp.ipynb #22a6fc8c
+# %% ../../nbs/12b_data.bitstamp.ipynb #82fe17f4
 _COLUMNS = ["id", "time_ms", "tick", "volume", "action", "side", "fill", "partner"]
 _TICK_UNITS = 10 ** (PLACES - 2)  # 0.01 in 1e-8
 
@@ -31,13 +32,20 @@ def _raw_csv(
     "The rows of orders.csv. Raises DataError."
     try:
         raw = pd.read_csv(path, dtype={"price": str, "action": str, "direction": str})
+        short = np.flatnonzero(raw[["id", "timestamp", "price", "volume", "action", "direction"]].isna().any(axis=1))
+        if short.size:
+            raise DataError(f"{path.name} row {short[0]} lacks a value ({short.size} such): its line was cut off or damaged; download the file again, or drop the row")
         out = pd.DataFrame({"id": raw["id"].astype(np.int64), "time_ms": raw["timestamp"].astype(np.int64), "volume": raw["volume"].astype(np.int64)})
-    except (ValueError, KeyError, EOFError, OSError, lzma.LZMAError) as e:
+    except DataError:
+        raise
+    except (EOFError, lzma.LZMAError, zlib.error) as e:
+        raise DataError(f"{path.name} cannot be read to its end ({type(e).__name__}: {str(e).strip()[:120]}): the file was cut off or damaged; download it again") from None
+    except (ValueError, KeyError, OSError) as e:
         raise DataError(f"{path.name} cannot be read as obAnalytics' orders.csv ({type(e).__name__}: {str(e).strip()[:120]}): columns id, timestamp, price, volume, action, direction") from None
     out["tick"] = _ticks(parse_decimals(list(raw["price"].fillna("")), where=f"{path.name} price"), path.name)
     return out.assign(action=raw["action"], side=raw["direction"].map({"bid": 1, "ask": -1}), fill=-1, partner=-1)[_COLUMNS]
 
-
+# %% ../../nbs/12b_data.bitstamp.ipynb #6ace983d
 def _ticks(
     units: np.ndarray,  # int64, 1e-8
     where: str,  # the file
@@ -65,7 +73,7 @@ def _raw_r(
                          "volume": raw["volume"].astype(np.int64), "action": raw["action"].astype(str), "side": raw["direction"].astype(str).map({"bid": 1, "ask": -1}),
                          "fill": raw["fill"].astype(np.int64), "partner": partner})[_COLUMNS]
 
-# %% ../../nbs/12b_data.bitstamp.ipynb #25f61026
+# %% ../../nbs/12b_data.bitstamp.ipynb #7dfcc9d8
 def _tidy(
     raw: pd.DataFrame,  # _COLUMNS
     repairs: dict[str, int],  # counts
@@ -91,7 +99,11 @@ def _tidy(
         if count:
             repairs[rule] = count
         left &= ~hit
-    return rows[left]
+    rows = rows[left]
+    grew = int(((rows["volume"] > rows.groupby("id")["volume"].shift()) & (rows["action"] == "changed")).sum())
+    if grew:
+        repairs["volumes that grew, not followed"] = grew
+    return rows
 
 # %% ../../nbs/12b_data.bitstamp.ipynb #f0fa0d99
 def match_fills(

@@ -270,7 +270,7 @@ def _choose_instrument(
     mine = records if len(ids) == 1 else records[records["instrument_id"] == fits[0]]
     return mine, names.get(fits[0], str(fits[0]))
 
-# %% ../../nbs/12a_data.databento.ipynb #e7b1cf53
+# %% ../../nbs/12a_data.databento.ipynb #79986c02
 _SIGN = np.zeros(256, np.int64)
 _SIGN[ord("B")], _SIGN[ord("A")] = 1, -1
 
@@ -279,8 +279,12 @@ def _dbn_tick(
     prices: np.ndarray,  # int64, 1e-9, of orders or levels
     given: float | None,  # tick_size
     where: str,  # for messages
+    record: np.ndarray,  # the message of each price
 ) -> int:  # tick in 1e-9
     "The tick. Raises DataError when a given one does not divide all prices, ParameterError when it is no multiple of 1e-9."
+    none = np.flatnonzero(prices == dbn.UNDEF_PRICE)
+    if none.size:
+        raise DataError(f"{where}: message {record[none[0]]} places an order without a price ({none.size} such): the file is damaged")
     if given is None:
         tick = int(np.gcd.reduce(prices)) if len(prices) else 0
         if tick == 0:
@@ -291,7 +295,7 @@ def _dbn_tick(
         raise ParameterError(f"tick_size = {given!r} must be a positive multiple of 1e-9: give the instrument's minimum price increment")
     off = np.flatnonzero(prices % tick)
     if off.size:
-        raise DataError(f"{where}: price {prices[off[0]] / 1e9:.9g} is not on the grid of tick_size = {given} ({off.size} such): leave tick_size out to infer it")
+        raise DataError(f"{where}: price {prices[off[0]] / 1e9:.9g} of message {record[off[0]]} is not on the grid of tick_size = {given} ({off.size} such): leave tick_size out to infer it")
     return tick
 
 # %% ../../nbs/12a_data.databento.ipynb #b183f10c
@@ -343,7 +347,7 @@ def _raised(
 
 _MESSAGES_RULE = ("early-trades", "duplicates")  # an L3 feed's own order and repeats are true
 
-# %% ../../nbs/12a_data.databento.ipynb #182c9ca5
+# %% ../../nbs/12a_data.databento.ipynb #8f2e9e78
 def load_dbn(
     path: str | Path | Sequence[str | Path],  # a file, or files that follow each other
     *,
@@ -369,7 +373,7 @@ def load_dbn(
     level = "l3" if "order_id" in (r.dtype.names or ()) else "l2"
     columns, row = _from_mbo(r, counts) if level == "l3" else _from_mbp(r)
     placed, early = columns["kind"] != CLEAR, () if level == "l3" else ("early-trades",)
-    tick = _dbn_tick(columns["price"][placed], tick_size, where)
+    tick = _dbn_tick(columns["price"][placed], tick_size, where, row[placed])
     stamps = {clock: _raised(r, clock, counts) for clock in ("ts_event", "ts_recv")}
     notes = [] if tick_size is not None else [f"tick_size = {tick / 1e9:g} is the greatest common divisor of the file's prices"]
     out = make_events(kind=columns["kind"], side=columns["side"], lots=columns["lots"], order_id=columns.get("order_id"), tick=np.where(placed, columns["price"] // tick, 0),

@@ -452,7 +452,7 @@ def merge_views(
     m = _two_clocks_nb(np.arange(n), np.arange(n, n + k), both.exch_ns, both.local_ns, same, row, seen)
     return replace(take(replace(both, seen=np.empty(0, np.uint8)), row[:m]), seen=seen[:m].copy())
 
-# %% ../../nbs/10a_data.events.ipynb #06345f89
+# %% ../../nbs/10a_data.events.ipynb #9ef15f05
 RULES = {
     "kinds": "a kind of event that is not known (or not of this level): the row is dropped",
     "sides": "a side that the kind cannot have: the row is dropped",
@@ -464,7 +464,7 @@ RULES = {
     "order": "stamps that go back: the rows are sorted for each clock, doubled where the two disagree",
     "gaps": "missing sequence numbers: a CLEAR of both sides is put in, as the book is not known any more",
     "clock": "local stamps before the exchange's: one offset is added to all of them",
-    "early-trades": "trades before both sides of the book are known: the rows are dropped",
+    "early-trades": "trades before both sides of the book are known: the rows are dropped, and fills of single orders there become cancels",
     "crossed": "a level that crosses older ones: the newer wins, rows that empty the older levels are put in",
     "orphans": "a row about an order that does not rest, or larger than it: the row is dropped",
 }
@@ -510,7 +510,7 @@ def _ledger(repair: Sequence[str], keep: Sequence[str], source: str) -> _Ledger:
     as_set = lambda rules: frozenset((rules,) if isinstance(rules, str) else rules)
     return _Ledger(as_set(repair), as_set(keep), source)
 
-# %% ../../nbs/10a_data.events.ipynb #d4b7cf95
+# %% ../../nbs/10a_data.events.ipynb #f9889220
 def _column(name: str, values: Any, n: int | None, source: str) -> np.ndarray:
     "One column as int64. Raises DataError when it holds something else or has another length."
     a = np.asarray(values)
@@ -527,6 +527,16 @@ def _column(name: str, values: Any, n: int | None, source: str) -> np.ndarray:
     return a.view(np.int64) if a.dtype == np.uint64 else a.astype(np.int64)
 
 
+def _few_force_it(x: np.ndarray, rows: np.ndarray, step: float) -> str:
+    "Words on the few rows without which the step would be coarser: they may be damaged. Empty when there are none."
+    for factor in (10, 5, 2):
+        in_steps = x / (step * factor)
+        off = np.flatnonzero(rows & ~(np.abs(in_steps - np.rint(in_steps)) <= 1e-4))
+        if 0 < 1000 * len(off) <= rows.sum():
+            return f"; but for {len(off)} of them (first: row {off[0]}, {x[off[0]]:.12g}) it would be {step * factor:g}: give it if they are wrong"
+    return ""
+
+
 def _scale(name: str, values: Any, step: float | None, rows: np.ndarray, ledger: _Ledger) -> tuple[np.ndarray, np.ndarray, float]:
     "Prices or quantities in steps, the rows that lie off the grid, and the step (inferred when not given)."
     x = np.asarray(values, np.float64)
@@ -536,7 +546,7 @@ def _scale(name: str, values: Any, step: float | None, rows: np.ndarray, ledger:
             step = infer_tick(np.append(x[rows], 0.0) if name == "qty" else x[rows])
         except DataError as e:
             raise DataError(f"{ledger.name}: {what} is not given and cannot be inferred: {e}") from None
-        ledger.notes.append(f"{what} = {step:g} was inferred from {int(rows.sum())} rows")
+        ledger.notes.append(f"{what} = {step:g} was inferred from {int(rows.sum())} rows{_few_force_it(x, rows, step) if name == 'price' else ''}")
     check_positive(what, step, unit="price" if name == "price" else "units")
     scaled = x / step
     whole = np.rint(scaled)
@@ -659,7 +669,7 @@ def _uncross_nb(kind, side, rank, past, lots, n_ranks, last, at, out_side, out_r
             ba = _next_nb(level[1], ba, 1)
     return m
 
-# %% ../../nbs/10a_data.events.ipynb #4fa3c380
+# %% ../../nbs/10a_data.events.ipynb #ae8c8cc7
 def _plain(cols: dict[str, np.ndarray], level: str) -> Events:
     "Columns as Events that both clocks see, without checks."
     typed: dict[str, Any] = {c: np.ascontiguousarray(cols[c].astype(_DTYPES[c])) for c in COLUMNS[:7] if c in cols}
@@ -688,7 +698,11 @@ def _check_early(cols: dict[str, np.ndarray], level: str, ledger: _Ledger) -> di
     ready = np.flatnonzero((book["bid_lots"] > 0) & (book["ask_lots"] > 0))
     first = source[ready[0]] if len(ready) else len(cols["kind"])
     at = np.flatnonzero(cols["kind"][:first] == TRADE)
-    return _drop(cols, at) if ledger.judge("early-trades", cols["row"][at], "a trade before both sides of the book are known") else cols
+    if not ledger.judge("early-trades", cols["row"][at], "a trade before both sides of the book are known"):
+        return cols
+    early = np.arange(len(cols["kind"])) < first
+    cols["kind"] = np.where(early & (cols["kind"] == FILL), CANCEL, cols["kind"])  # the lots leave their queue, and no fill is left without its trade
+    return _drop(cols, at)
 
 # %% ../../nbs/10a_data.events.ipynb #1825c9e5
 def _check_crossed(cols: dict[str, np.ndarray], level: str, ledger: _Ledger) -> dict[str, np.ndarray]:
@@ -986,7 +1000,7 @@ def read_hftbacktest(
                        order_id=ids if use_ids else None, seen=seen if (seen != 3).any() else None, tick_size=tick_size, lot_size=lot_size,
                        symbol=symbol, source=name, repair=repair, keep=tuple(set(keep) - set(repair)), price_window=price_window, notes=notes)
 
-# %% ../../nbs/10a_data.events.ipynb #b69f396e
+# %% ../../nbs/10a_data.events.ipynb #1f8aba2a
 _SCHEMA = pa.schema([(c, pa.from_numpy_dtype(_DTYPES[c])) for c in COLUMNS if c != "order_id"])
 _DELTA = {"exch_ns": "DELTA_BINARY_PACKED", "local_ns": "DELTA_BINARY_PACKED", "order_id": "DELTA_BINARY_PACKED"}
 _META = b"makerlab.events"
@@ -1007,6 +1021,20 @@ def _fits(chunk: Events, first: Events) -> bool:
     same = all(getattr(chunk, c) == getattr(first, c) for c in ("tick_size", "lot_size", "symbol", "level"))
     return same and (not len(chunk) or not len(first) or bool(len(chunk.order_id)) == bool(len(first.order_id)))
 
+# %% ../../nbs/10a_data.events.ipynb #a62d1f20
+def _refuse_odd(chunk: Events, row: int, where: str) -> None:
+    "Kinds, sides and quantities that no row can have: a file may come from another hand. Raises DataError naming the row of the stream."
+    known, sideless = np.zeros(256, np.bool_), np.zeros(256, np.bool_)
+    known[[*_LEVEL_KINDS, TRADE, CLEAR, *(_ORDER_KINDS if len(chunk.order_id) else ())]] = True
+    sideless[[TRADE, CLEAR]] = True
+    for what, bad, values in (("a kind that is not known (or needs order ids)", ~known[chunk.kind], chunk.kind),
+                              ("a side that the kind cannot have", (chunk.side > 1) | (chunk.side < -1) | ((chunk.side == 0) & ~sideless[chunk.kind]), chunk.side),
+                              ("a negative quantity (lots)", chunk.lots < 0, chunk.lots)):
+        at = np.flatnonzero(bad)
+        if len(at):
+            raise DataError(f"{where}: {what} in {len(at)} row(s) (row {row + int(at[0])} of the stream: {values[at[0]]}): "
+                            "make the file again with make_events, which can mend it by a named rule")
+
 
 def _first_back(stamps: np.ndarray, last: int) -> int:
     "The first position where stamps go back, from `last` on; -1 when they do not."
@@ -1024,6 +1052,7 @@ def _chain(chunks: Iterable[Events], where: str) -> Iterator[Events]:
     last, row = {SEEN_EXCHANGE: -(2**63), SEEN_LOCAL: -(2**63)}, 0
     for chunk in chunks:
         first = first or chunk
+        _refuse_odd(chunk, row, where)
         if not _fits(chunk, first):
             raise DataError(f"{where}: the chunk at row {row} is {chunk!r}, but the stream began as {first!r}: "
                             "one stream has one grid, symbol and level")

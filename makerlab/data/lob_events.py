@@ -287,7 +287,26 @@ def _day_nb(q, mtype, mplace, mlots, morder, clock, ids, n_ids, book_rank, book_
                 if r >= 0 and (r < worst if s == 0 else r > worst) and q.known[2 * r + s] > 0:
                     _fit_nb(q, j, 2 * r + s, 0, clock[j], ids, n_ids, born, born_at, born_end)
 
-# %% ../../nbs/11a_data.lob_events.ipynb #3595423c
+# %% ../../nbs/11a_data.lob_events.ipynb #c2a95e5b
+def _refuse_display(
+    price: np.ndarray,  # dollars (2, n, levels), bids first; NaN: empty
+    size: np.ndarray,  # lots, alike
+    messages: pd.DataFrame,  # of the day
+    source: str,  # for messages
+) -> None:
+    "Raises DataError naming the first line of a display that no book can show, or of a message about nothing."
+    empty = ~np.isfinite(price)
+    away = np.where(empty, np.inf, price * np.array([-1.0, 1.0])[:, None, None])  # rises from the touch on both sides
+    tests = (("the orderbook shows a size that is not above zero", (~empty & ~(size > 0)).any(axis=(0, 2))),
+             ("the orderbook's levels do not fall away from the touch", ((away[:, :, 1:] <= away[:, :, :-1]) & ~empty[:, :, 1:]).any(axis=(0, 2))),
+             ("the orderbook is crossed or locked", price[0, :, 0] >= price[1, :, 0]),
+             ("a message has a size that is not above zero", (messages["type"].between(1, 5) & (messages["size"] <= 0)).to_numpy()))
+    for what, bad in tests:
+        lines = np.flatnonzero(bad)
+        if len(lines):
+            raise DataError(f"{source}: {what} at line {lines[0]} ({len(lines)} such): the file is damaged or was edited; download it again, or drop that part of the day")
+
+# %% ../../nbs/11a_data.lob_events.ipynb #1b1e5e71
 def _grid(
     day: Lobster,  # the day
     tick_size: float | None,  # dollars
@@ -299,6 +318,7 @@ def _grid(
     visible = m["type"].between(1, 4).to_numpy()
     seen = np.append(price[np.isfinite(price)], m["price"][visible])
     tick = infer_tick(seen) if tick_size is None else check_positive("tick_size", tick_size, unit="dollars")
+    _refuse_display(price, size, m, day.source)
     ticks = price / tick
     off = np.argwhere(np.isfinite(price) & ~(np.abs(ticks - np.rint(ticks)) <= 1e-4))
     if len(off):

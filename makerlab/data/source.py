@@ -172,7 +172,7 @@ def _event_kind(
             return None  # cut off: the reader says so
     return None
 
-# %% ../../nbs/15_data.source.ipynb #5288c01f
+# %% ../../nbs/15_data.source.ipynb #7f405169
 def _detect_file(
     path: Path,  # a file
 ) -> str:  # a kind
@@ -185,6 +185,8 @@ def _detect_file(
         return "rda"
     if head.startswith(b"PAR1"):
         return "parquet"
+    if head.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise DataError(f"{path.name} is not a readable zip, its end is missing: the file was cut off; download or write it again")
     if head.startswith(b"PK") or path.suffix.lower() == ".zip":
         if lobster_files(path):
             return "lobster"
@@ -267,7 +269,7 @@ def _between(
     out.attrs = dict(frame.attrs)
     return out
 
-# %% ../../nbs/15_data.source.ipynb #8552f296
+# %% ../../nbs/15_data.source.ipynb #eb868a08
 def _read_table(
     path: Path,  # Parquet or CSV, perhaps compressed
     kind: str,  # parquet or csv
@@ -278,6 +280,8 @@ def _read_table(
             return pq.read_table(path).to_pandas()
         return pd.read_csv(path, encoding="utf-8-sig", low_memory=False)
     except (pa.ArrowInvalid, OSError, ValueError) as e:  # pandas' parser errors are ValueErrors
+        if kind == "parquet":
+            raise DataError(f"{path.name} cannot be read as parquet ({str(e).strip()[:160]}): the file was cut off or damaged; copy or write it again") from None
         raise DataError(f"{path.name} cannot be read as {kind} ({str(e).strip()[:160]}): every line must have the header's columns; export it again") from None
 
 # %% ../../nbs/15_data.source.ipynb #52b46343

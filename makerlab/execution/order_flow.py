@@ -692,7 +692,7 @@ def _act_nb(flow: FlowState, k: int) -> None:
     if side != 0:
         _send_nb(flow, k, side, tick, lots, np.int64(kind), key, latency, u)
 
-# %% ../../nbs/51_execution.order_flow.ipynb #bd3ab7fb
+# %% ../../nbs/51_execution.order_flow.ipynb #41f22196
 @bare
 def _room_nb(flow: FlowState) -> int:
     "DONE when there is room for the largest event that can come next; FULL or EDGE otherwise."
@@ -702,8 +702,10 @@ def _room_nb(flow: FlowState) -> int:
         return FULL
     if st[RECORD] > 0 and max(st[N_ROWS] + 2 * most, max(st[N_TOPS], st[N_PATH]) + 2) > flow.rows.shape[0]:  # all tapes are as long, trades are half the rows
         return FULL
-    margin = int(flow.p[0]["place_most"]) + 16
-    return EDGE if st[TOP_BID] - margin < book[LOW] or st[TOP_ASK] + margin >= book[LOW] + book[TICKS] else DONE
+    margin, value, low, high = int(flow.p[0]["place_most"]) + 16, int(flow.fx[V_NOW]), book[LOW], book[LOW] + book[TICKS]
+    if st[TOP_BID] - margin < low or st[TOP_ASK] + margin >= high:
+        return EDGE
+    return EDGE if (value - margin < low and low > 1) or value + margin >= high else DONE  # orders come around the touch, or around the value
 
 # %% ../../nbs/51_execution.order_flow.ipynb #18410805
 @bare

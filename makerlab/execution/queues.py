@@ -41,7 +41,7 @@ def optimistic(front, before, after, traded, n):
     change = before - after - traded
     return min(front if change < 0.0 else max(front - change, min(front, 0.0)), after)
 
-# %% ../../nbs/52b_execution.queues.ipynb #3cd60e36
+# %% ../../nbs/52b_execution.queues.ipynb #363a8d4b
 @njit
 def _share_nb(part: float, whole: float) -> float:
     "part/whole as a probability: not a number for 0/0, and 1 where the quotient is infinite."
@@ -52,12 +52,10 @@ def _share_nb(part: float, whole: float) -> float:
 
 @njit
 def _power_nb(x: float, n: float) -> float:
-    "x**n in real numbers; not a number for a negative base and a broken exponent."
+    "x**n; with a broken exponent what lies below zero counts as zero: fewer than no lots ahead are none."
     if n == 3.0:
         return x * x * x
-    if x <= 0.0 and n != math.floor(n):
-        return 0.0 if x == 0.0 else math.nan
-    return x**n
+    return 0.0 if x <= 0.0 and n != math.floor(n) else x**n
 
 
 @njit

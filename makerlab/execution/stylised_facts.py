@@ -206,10 +206,10 @@ def imbalance_curve(
     share = np.bincount(which, weights=up, minlength=bins) / np.maximum(n, 1)
     return pd.DataFrame({"imbalance": (np.arange(bins) + 0.5) * 2 / bins - 1, "up": share, "se": np.sqrt(np.maximum(share * (1 - share), 1e-9) / np.maximum(n, 1)), "n": n})
 
-# %% ../../nbs/51a_execution.stylised_facts.ipynb #dec7b4c1
+# %% ../../nbs/51a_execution.stylised_facts.ipynb #596194b9
 @dataclass(frozen=True)
 class Fact:
-    "A published regularity: the range that it allows, and who found it."
+    "A published regularity: an approximate range that it allows, and who found it."
 
     name: str
     low: float
