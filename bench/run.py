@@ -18,6 +18,7 @@ ROWS = {
     "I": ("row_i.py", "Hawkes log-likelihood and gradient"),
     "J": ("row_j.py", "block bootstrap of a day's P&L, 10,000 replicates"),
     "K": ("row_k.py", "a grid of backtests on two workers, and on a local Ray cluster"),
+    "IV": ("row_iv.py", "implied volatilities of a wide grid"),
 }
 
 
