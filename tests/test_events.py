@@ -564,6 +564,17 @@ def test_writing_and_streaming_take_bounded_memory(tmp_path):
     assert large < 1.2 * small, (small, large)  # six times the rows
 
 
+def test_what_was_read_is_let_go(tmp_path):
+    n, rng, path = 100_000, np.random.default_rng(2), tmp_path / "e.parquet"
+    write_events((Events(kind=np.ones(n, np.uint8), side=rng.choice([-1, 1], n).astype(np.int8), exch_ns=np.sort(rng.integers(0, 10**15, n)) + i * 10**15,
+                         local_ns=np.sort(rng.integers(0, 10**15, n)) + (i + 1) * 10**15, tick=rng.integers(1, 10**6, n).astype(np.int32), lots=rng.integers(0, 10**6, n),
+                         tick_size=0.01, lot_size=1.0) for i in range(24)), path)
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in ev.stream_events(path, rows=n):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert path.stat().st_size > 35e6 and most < 15e6, f"{most / 1e6:.0f} MB held while {path.stat().st_size / 1e6:.0f} MB were read"
+
+
 @pytest.mark.slow
 def test_two_hundred_million_rows_stream_in_bounded_memory(tmp_path):
     assert peaks_mb(tmp_path / "e.parquet", 200_000_000)[0] < 1_500

@@ -1106,7 +1106,7 @@ def _open_parquet(path: Path, tick_size: float | None, lot_size: float | None) -
     if not path.exists():
         raise DataError(f"{path} does not exist: check the path")
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)  # else every row group that was read stays in memory
     except (pa.ArrowInvalid, OSError) as e:
         raise DataError(f"{path}: {e}: the file is cut short or is no Parquet; copy or write it again") from None
     missing = [c for c in ("kind", "side", "exch_ns", "tick", "lots") if c not in file.schema_arrow.names]
