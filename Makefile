@@ -11,7 +11,7 @@ BENCH_PEERS := avellaneda-stoikov==0.1.0 hawkesbook==0.1.0 HawkesPyLib==0.3.0
 export OMP_NUM_THREADS ?= 1
 export PYTHONHASHSEED ?= 0
 
-.PHONY: help peers demo test check nightly lab docs docs-preview bench readme notebooks clean
+.PHONY: help peers demo test check nightly mutants lab docs docs-preview bench readme notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -60,6 +60,9 @@ check: ## everything that CI runs, without the installing
 
 nightly: $(VENV)/.dev .venv-peers/.replay ## what is too slow for every landing: the coverage of every interval that the library prints
 	@$(BIN)/python -m pytest -q --slow -m slow tests
+
+mutants: $(VENV)/.dev ## switch each guard of the trading stack off once and see a test fail (minutes)
+	@$(BIN)/python tools/mutants.py --quiet
 
 lab: $(VENV)/.dev ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab nbs/index.ipynb

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Source', 'Symbol', 'Zone', 'Format', 'Trades', 'Start', 'End', 'Exchange', 'Hours', 'Clean', 'Json', 'Out', 'app',
-           'EventFile', 'EventFormat', 'data_app', 'plain', 'say', 'guarded', 'os_debug', 'progress', 'seconds',
-           'inspect', 'features', 'calibrate', 'backtest', 'sweep_command', 'replay_command', 'ladder_command',
-           'config', 'report', 'data_list', 'data_fetch', 'demo', 'main']
+           'EventFile', 'EventFormat', 'config_app', 'data_app', 'plain', 'say', 'guarded', 'os_debug', 'progress',
+           'seconds', 'inspect', 'features', 'calibrate', 'backtest', 'sweep_command', 'replay_command',
+           'ladder_command', 'config', 'config_check', 'config_example', 'report', 'data_list', 'data_fetch', 'demo',
+           'simulate_command', 'main']
 
 # %% ../nbs/99_cli.ipynb #95f885bd
 import os
@@ -615,17 +616,47 @@ def ladder_command(source: Source, strategy: Annotated[str, typer.Option(help="n
     typer.echo("\n" + shown.to_string(float_format=lambda x: f"{x:,.5g}", na_rep="n/a"))
     typer.echo("\n" + "\n".join(f"{name}: {note}" for name, note in found.table["note"].items()))
 
-# %% ../nbs/99_cli.ipynb #2780850f
-@app.command()
+# %% ../nbs/99_cli.ipynb #8afddfaf
+config_app = typer.Typer(help="Settings: print them, check a desk's file, print an example of one.")
+app.add_typer(config_app, name="config")
+
+
+@config_app.callback(invoke_without_command=True)
 @guarded
-def config(as_json: Json = False) -> None:
-    "Print every setting with its default, as YAML for --config."
+def config(ctx: typer.Context, as_json: Json = False) -> None:
+    "Print every setting of a backtest with its default, as YAML for --config; or see check and example."
+    if ctx.invoked_subcommand:
+        return
     from makerlab.backtest.pipeline import Config
 
     values = Config().model_dump()
     typer.echo(json.dumps(values) if as_json else yaml.safe_dump(values, sort_keys=False).rstrip())
 
 
+@config_app.command("check")
+@guarded
+def config_check(file: Annotated[str, typer.Argument(help="YAML of a desk")], as_json: Json = False) -> None:
+    "Check a desk's file: every mistake with its key, line, value, unit and remedy."
+    from makerlab.backtest.simulate_job import load_simulation
+
+    session, section, _ = load_simulation(file)
+    summary = session.summary()
+    if as_json:
+        say({"file": file, "strategy": session.strategy, "symbols": summary.reset_index().to_dict("records"), "simulation": section.model_dump()}, as_json=True)
+    else:
+        typer.echo(f"{file}: good\n\n{summary.to_string(na_rep='')}")
+
+
+@config_app.command("example")
+@guarded
+def config_example(name: Annotated[str, typer.Argument(help="which of them")] = "low_cap_options.yaml") -> None:
+    "Print a desk's file that comes with the package."
+    from makerlab.backtest.simulate_job import EXAMPLES
+    from makerlab.core import check_choice
+
+    typer.echo(EXAMPLES[check_choice("name", name, tuple(EXAMPLES))].rstrip())
+
+# %% ../nbs/99_cli.ipynb #16b339b0
 @app.command()
 @guarded
 def report(folder: Annotated[str, typer.Argument(help="a folder that backtest wrote")] = "reports", as_json: Json = False) -> None:
@@ -698,6 +729,29 @@ def demo(out: Out = "reports", seed: Annotated[int, typer.Option(help="of the in
         typer.echo(table.rename(columns={"ci": "95 %, all counted"}).to_string(index=False, float_format=lambda v: f"{v:,.1f}"))
         typer.echo("\n" + "\n".join(f"{symbol}: {said}" for symbol, said in flow.items()))
         typer.echo(f"\n{note}\nReports, one folder each: {out}/SYMBOL-STRATEGY/report.html")
+
+# %% ../nbs/99_cli.ipynb #efc4af52
+@app.command("simulate")
+@guarded
+def simulate_command(config: Annotated[str, typer.Option(metavar="FILE", help="YAML of a desk, or low_cap_options.yaml or equity_options.yaml, which come with the package")],
+                     out: Out = "reports", as_json: Json = False) -> None:
+    "A desk of options or shares on the embedded sample, by the code of the live session: quotes, orders, limits, hedges, and a report."
+    from makerlab.backtest.simulate_job import load_simulation, money_sentence, trade_day
+
+    with progress() as step:
+        step(f"reading {config}")
+        found = load_simulation(config)
+        step(f"trading {', '.join(found[0].quoting)}")
+        run = trade_day(*found)
+        step("writing the report")
+        written = [str(p) for p in run.save(out)]
+    table, total = run.by_symbol(), run.total()
+    if as_json:
+        say({"strategy": run.session.strategy, "net": total.estimate, "ci": [total.lo, total.hi], "method": total.method, "by_symbol": table.reset_index().to_dict("records"),
+             "guard": run.acted().reset_index().to_dict("records"), "digest": run.simulation.digest, "written": written}, as_json=True)
+        return
+    typer.echo(table.to_string(float_format=lambda v: f"{v:,.2f}", na_rep=""))
+    typer.echo(f"\n{money_sentence(run)}\nReport: {next(p for p in written if p.endswith('report.html'))}")
 
 # %% ../nbs/99_cli.ipynb #78cd42f7
 def _heard_in_vain(lost: Any) -> None:
