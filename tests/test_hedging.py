@@ -255,7 +255,7 @@ def test_one_option_of_unit_vega_is_glft():
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.floats(-5000, 5000), st.floats(-40, 40))
+@given(st.floats(-5000, 5000).filter(lambda v: v == 0 or abs(v) > 1e-3), st.floats(-40, 40))  # a vega of 1e-7 leans by less than the last digit of a price
 def test_quotes_lean_against_the_book(net_vega, net_delta):
     q = option_quotes([1.0, 4.0, 1.0], net_vega=net_vega, net_delta=net_delta, trigger=10.0, unit_cost=0.05, **BOOK)
     mirror = option_quotes([1.0, 4.0, 1.0], net_vega=-net_vega, net_delta=-net_delta, trigger=10.0, unit_cost=0.05, **BOOK)

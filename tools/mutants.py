@@ -1192,6 +1192,7 @@ def _child(home: Path, tests: tuple[str, ...], log: Path) -> int:
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)
+    os.environ.pop("MAKERLAB_CHECK_FAILED", None)  # an earlier step's failure is not this mutant's
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(home / ".hypothesis")
     os.environ["MAKERLAB_CACHE_DIR"] = str(home / "cache")
     sys.path.insert(0, str(home))
