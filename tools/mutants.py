@@ -433,7 +433,7 @@ guard("risk", "re-arming: repetitions count from here", "test_a_re_arming_elsewh
 guard("risk", "re-arming in another process", "test_an_operator_may_re_arm_from_another_process",
       "    for scope in held - set(g.latch.tripped):", "    for scope in ():")
 guard("risk", "a kill in another process is seen", "test_another_process_can_pull_the_switch",
-      "    g.latch.refresh()\n    for scope", "    for scope")
+      "    g.latch.refresh()\n    if held", "    if held")
 guard("risk", "a kill in another process ends a flattening", "test_a_kill_from_another_process_stops_a_flattening",
       '    if g.flattening and g.latch.tripped.get("*", "kill").startswith("kill"):  # or killed us\n'
       "        g.flattening = False\n",

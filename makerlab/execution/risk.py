@@ -916,10 +916,10 @@ def soften(
 ) -> Any:  # the same, or one that adds less and stands further back
     "Skew and shrink the side that adds; the side that reduces is left alone."
     side = instruction.side
-    part = soft_fraction(limits, position_lots, side)
     room = limits.max_position_lots - side * position_lots
-    if part == 0.0 and instruction.qty_lots <= room:
+    if side * (position_lots - limits.target_lots) <= limits.soft_position_lots and instruction.qty_lots <= room:
         return instruction
+    part = soft_fraction(limits, position_lots, side)
     qty = min(int(instruction.qty_lots * (1.0 - part)), max(0, room))
     return replace(instruction, price_ticks=instruction.price_ticks - side * math.floor(limits.soft_skew_ticks * part + 0.5), qty_lots=qty)
 
@@ -1300,7 +1300,8 @@ class RiskGuard(_Switch):
         out: list[Action] = []
         for name, watch in WATCHES.items():
             try:
-                out += watch(self, orders, now_ns)
+                if found := watch(self, orders, now_ns):
+                    out += found
             except _FAULTS as e:  # one that cannot look must not blind the others
                 out += self.once(f"fault {name}", Alert(name, f"cannot be computed ({type(e).__name__}: {e})"))
                 self.reduce(f"the watch {name} cannot be computed", now_ns)
@@ -1323,9 +1324,10 @@ def _look(g: Any, now_ns: int, orders: Any) -> None:
     "Bring sums and latch up to date; everything is read again ten times a second, should an event have been lost."
     held = g._latched | set(g.latch.tripped)
     g.latch.refresh()
-    for scope in held - set(g.latch.tripped):  # an operator re-armed it elsewhere
-        _begin(g, scope)
-    g._latched = set(g.latch.tripped)
+    if held or g.latch.tripped:
+        for scope in held - set(g.latch.tripped):  # an operator re-armed it elsewhere
+            _begin(g, scope)
+        g._latched = set(g.latch.tripped)
     if g.flattening and g.latch.tripped.get("*", "kill").startswith("kill"):  # or killed us
         g.flattening = False
     if now_ns - g._full_ns >= 100_000_000:
@@ -1347,6 +1349,8 @@ def _look(g: Any, now_ns: int, orders: Any) -> None:
 def _shape(g: Any, instruction: Any, exposure: Any) -> Any:
     "Soft limits, then the trading state."
     t = g.tracks[instruction.symbol]
+    if not g.latch.tripped and not g.flattening:  # ACTIVE, as nearly always
+        return soften(t.limits, instruction, exposure.position_lots)
     state, side, held = g.state, instruction.side, exposure.position_lots
     if state is TradingState.HALTED or instruction.symbol in g.latch.tripped:
         return replace(instruction, qty_lots=0)
