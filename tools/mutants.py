@@ -357,7 +357,7 @@ guard("risk", "watch: a position without a mark", "test_one_missing_mark_does_no
 guard("risk", "watch: ledger", "test_a_ledger_that_holds_what_nobody_else_holds_is_told",
       "        if t.ledger.position != t.position:\n", "        if False:\n")
 guard("risk", "watch: ledger of what nobody else holds", "test_a_ledger_that_holds_what_nobody_else_holds_is_told",
-      "for t in [*g.held(), *(x for x in g.traded.values() if not x.worst)]:", "for t in g.held():")
+      "for t in g.held_or_flat:", "for t in g.held():")
 guard("risk", "watch: greeks", "test_every_watch_is_needed",
       "if not abs(x) <= bound and bound != math.inf:", "if False:")
 guard("risk", "hedge: beyond the band", "test_hedges_are_cut_to_one_order_and_wait_outside_active",
@@ -749,7 +749,7 @@ guard("orders", "requote: what is executed no longer stands",
       "left_lots=o.qty_lots - o.filled_lots, want_lots=want,", "left_lots=o.qty_lots, want_lots=want,")
 guard("orders", "requote: what is executed no longer stands, at the quick look",
       "orders_guards::test_a_partly_executed_quote_stays_while_it_has_its_share",
-      "left_lots=o.qty_lots - o.filled_lots, want_lots=w.qty_lots,", "left_lots=o.qty_lots, want_lots=w.qty_lots,")
+      "left_lots=o.qty_lots - o.filled_lots, want_lots=lots,", "left_lots=o.qty_lots, want_lots=lots,")
 guard("orders", "requote: youth", "orders_guards::test_tolerance_and_youth_keep_a_quote_and_age_renews_it",
       " or age < p.min_life_ns:\n", ":\n")
 guard("orders", "requote: age", "orders_guards::test_tolerance_and_youth_keep_a_quote_and_age_renews_it",
@@ -788,7 +788,7 @@ guard("orders", "requote: at the quick look only what rests stands",
       "o.state in resting and not o.hanging and", "not o.hanging and")
 guard("orders", "requote: at the quick look a side is a side",
       "orders_guards::test_what_does_not_rest_and_what_rests_on_the_other_side_does_not_stand",
-      "if (o.side == w.side and o.state in resting", "if (o.state in resting")
+      "if (o.side == side and o.state in resting", "if (o.state in resting")
 guard("orders", "requote: at the quick look none is left over",
       "orders_guards::test_what_has_not_left_is_taken_back_and_what_is_not_wanted_is_cancelled",
       "        if len(have) != len(wanted):\n", "        if False:\n")

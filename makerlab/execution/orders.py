@@ -1312,9 +1312,10 @@ class _Standing(_Matching):
             return False
         why_move, now, stay, resting = self.policies[symbol].why_move, self.now_ns, [], (State.WORKING, State.PARTIAL)
         for w in wanted:
+            side, price, lots = w.side, w.price_ticks, w.qty_lots
             for o in have:
-                if (o.side == w.side and o.state in resting and not o.hanging and not why_move(
-                        gap_ticks=abs(o.price_ticks - w.price_ticks), left_lots=o.qty_lots - o.filled_lots, want_lots=w.qty_lots, age_ns=now - o.rest_ns)):
+                if (o.side == side and o.state in resting and not o.hanging and not why_move(
+                        gap_ticks=abs(o.price_ticks - price), left_lots=o.qty_lots - o.filled_lots, want_lots=lots, age_ns=now - o.rest_ns)):
                     have.remove(o)
                     stay.append(o.client_id)
                     break

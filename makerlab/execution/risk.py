@@ -799,7 +799,7 @@ def watch_breakers(g: Any, orders: Any, now_ns: int) -> list[Action]:
     out: list[Action] = []
     if now_ns < g.until_ns:
         out += _pull(g, orders, None, g.breaker)
-    for t in list(g.open):
+    for t in g.open.copy():
         if now_ns < t.until_ns:
             out += g.once(f"breaker {t.symbol}", Alert("breaker", t.breaker, t.symbol)) + _pull(g, orders, t.symbol, t.breaker)
         else:
@@ -844,7 +844,7 @@ def watch_inventory(g: Any, orders: Any, now_ns: int) -> list[Action]:
 def watch_ledger(g: Any, orders: Any, now_ns: int) -> list[Action]:
     "Our ledger and the order manager must hold the same."
     out: list[Action] = []
-    for t in [*g.held(), *(x for x in g.traded.values() if not x.worst)]:
+    for t in g.held_or_flat:
         if t.ledger.position != t.position:
             out += g.once(f"ledger {t.symbol}", Alert("ledger", f"{t.ledger.position} lots here, {t.position} in the orders", t.symbol))
         elif g.said:
@@ -960,6 +960,7 @@ class _GuardState:
         self.traded: dict[str, _Track] = {}  # symbols with a profit or loss
         self._full_ns, self._rebase, self._latched = -(1 << 62), False, set(latch.tripped)
         self._held: list[_Track] = []
+        self.held_or_flat: list[_Track] = []  # the same, and symbols that were traded and are flat
         self.nets: dict[str, tuple[float, float, float]] = {}  # net greeks by underlying, as of the last evaluation
 
 # %% ../../nbs/54_execution.risk.ipynb #421b4f99
@@ -1003,7 +1004,8 @@ class _Once:
 
     def forget(self, *keys: str) -> list[Action]:
         "It is over: the next time is a first time."
-        self.said.difference_update(keys)
+        if self.said:
+            self.said.difference_update(keys)
         return []
 
     def reduce(self, reason: str, now_ns: int) -> None:
@@ -1150,6 +1152,8 @@ class _Sums(_Told):
             else:
                 self.gross.pop(symbol, None)
         self.dirty.clear()
+        self._held = [self.tracks[s] for s in self.gross]
+        self.held_or_flat = self._held + [t for t in self.traded.values() if not t.worst]
 
     def held(self) -> list[_Track]:
         "Symbols with a position or a live order, as of the last evaluation."
@@ -1169,9 +1173,8 @@ class _Sums(_Told):
         "Net delta, gamma and vega of what is held."
         delta = gamma = vega = 0.0
         for t in self.groups[underlying]:
-            n = t.position
+            n, x = t.position, t.greeks
             if n:
-                x = t.greeks
                 delta, gamma, vega = delta + n * x[0], gamma + n * x[1], vega + n * x[2]
         return delta, gamma, vega
 
@@ -1309,7 +1312,9 @@ class RiskGuard(_Switch):
 
     def shape(self, instruction: Any, exposure: Any) -> Any:
         "A quote within the soft limits and the trading state; quantity 0 means no quote."
-        return _shape(self, instruction, exposure)
+        if self.latch.tripped or self.flattening:
+            return _shape(self, instruction, exposure)
+        return soften(self.tracks[instruction.symbol].limits, instruction, exposure.position_lots)
 
 # %% ../../nbs/54_execution.risk.ipynb #f4b1be35
 def _as_new(change: Any, orders: Any) -> NewOrder | None:
@@ -1322,7 +1327,8 @@ def _as_new(change: Any, orders: Any) -> NewOrder | None:
 
 def _look(g: Any, now_ns: int, orders: Any) -> None:
     "Bring sums and latch up to date; everything is read again ten times a second, should an event have been lost."
-    held = g._latched | set(g.latch.tripped)
+    tripped = g.latch.tripped
+    held = g._latched | set(tripped) if g._latched or tripped else g._latched
     g.latch.refresh()
     if held or g.latch.tripped:
         for scope in held - set(g.latch.tripped):  # an operator re-armed it elsewhere
@@ -1333,8 +1339,8 @@ def _look(g: Any, now_ns: int, orders: Any) -> None:
     if now_ns - g._full_ns >= 100_000_000:
         g._full_ns = now_ns
         g.dirty.update(g.tracks)
-    g.refresh(orders)
-    g._held = [g.tracks[s] for s in g.gross]
+    if g.dirty:
+        g.refresh(orders)
     g.nets = {u: g.net_greeks(u) for u in g.groups}
     g.pnl = g.known = g.total()
     if g.pnl != g.pnl:
@@ -1347,16 +1353,13 @@ def _look(g: Any, now_ns: int, orders: Any) -> None:
 
 
 def _shape(g: Any, instruction: Any, exposure: Any) -> Any:
-    "Soft limits, then the trading state."
-    t = g.tracks[instruction.symbol]
-    if not g.latch.tripped and not g.flattening:  # ACTIVE, as nearly always
-        return soften(t.limits, instruction, exposure.position_lots)
+    "The trading state, then soft limits."
     state, side, held = g.state, instruction.side, exposure.position_lots
     if state is TradingState.HALTED or instruction.symbol in g.latch.tripped:
         return replace(instruction, qty_lots=0)
     if state is TradingState.REDUCING:
         return replace(instruction, qty_lots=min(instruction.qty_lots, max(0, -side * held)))
-    return soften(t.limits, instruction, held)
+    return soften(g.tracks[instruction.symbol].limits, instruction, held)
 
 # %% ../../nbs/54_execution.risk.ipynb #48fc865b
 def limits_digest(guard: RiskGuard) -> str:

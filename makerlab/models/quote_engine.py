@@ -584,7 +584,8 @@ class _Fixed:
         self._uses_sigma = bool(o.per_sigma or e.adverse.per_sigma or config.size.by == "volatility")
         self._uses_imbalance = bool(o.imbalance_ticks or e.adverse.per_imbalance or config.theo == "microprice")
         self._uses_greeks, self._needs_both = bool(o.vol_error or o.underlying_error), config.theo in ("mid", "microprice")
-        self._factors = [(i, config.level_size_factor**i) for i in range(config.levels)]
+        self._levels = [(i, i * config.level_step_ticks, config.level_size_factor**i) for i in range(config.levels)]
+        self._sizing = (config.size.increment_lots, config.size.min_lots, config.size.max_lots, 1.0 - e.adverse.per_distance)
         self._words = {(edge, passive): config.style + " pushed out by edge" * edge + " kept passive" * passive for edge in (False, True) for passive in (False, True)}
         _legal_nb(1.0, 2.0, 1.0, 2.0, 1.0), _room_nb(1.0, 0.0, 1.0)  # compiled before the first event
 
@@ -620,17 +621,17 @@ class _Steps(_Fixed):
 
     def _orders(self, out: list[QuoteInstruction], side: int, first: int, room: float, lots: int, edge_at_zero: float, common: tuple[Any, ...]) -> None:
         "Appends the levels of one side."
-        size, step, (reason, theo, now_ns, meta) = self.config.size, side * self.config.level_step_ticks, common
-        inc, least, most, fair, kept = size.increment_lots, size.min_lots, size.max_lots, theo / self.tick_size, side * (1.0 - self.config.edge.adverse.per_distance)
-        for level, factor in self._factors:
-            price, want = first - level * step, lots * factor
+        (inc, least, most, kept), (reason, theo, now_ns, meta) = self._sizing, common
+        fair, kept, symbol = theo / self.tick_size, side * kept, self.symbol
+        for level, away, factor in self._levels:
+            price, want = first - side * away, lots * factor
             want = most if want > most else want
             qty = int((room if want > room else want) + 1e-9) // inc * inc
             if qty < least or price <= 0:
                 self._no(("bid: " if side > 0 else "ask: ") + ("price not above 0" if price <= 0 else "no room" if room < least else "size too small"))
                 return
             room -= qty
-            out.append(_instruct(self.symbol, side, price, qty, reason, level, theo, (fair - price) * kept + edge_at_zero, now_ns, meta))
+            out.append(_instruct(symbol, side, price, qty, reason, level, theo, (fair - price) * kept + edge_at_zero, now_ns, meta))
 
 # %% ../../nbs/35_models.quote_engine.ipynb #ec8653d4
 class _Decision(_Steps):
