@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 from coverage_kit import RESULTS
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # no test is a race against the clock: a loaded machine is not a wrong result
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACES = [Path(p) for p in (os.environ.get("MAKERLAB_REAL_DATA"), ROOT.parent / "shared" / "data") if p]
