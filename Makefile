@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 CONFIG := settings.ini setup.py constraints.txt
 KATEX := 0.16.22
+TORCH := 2.13.0
 NEW_PIP := pip>=25
 REPLAY_PEER := hftbacktest==2.4.4 numpy==2.2.6 numba==0.68.1 llvmlite==0.50.0
 BENCH_PEERS := avellaneda-stoikov==0.1.0 hawkesbook==0.1.0 HawkesPyLib==0.3.0
@@ -27,7 +28,9 @@ $(VENV)/.core: $(CONFIG) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(CONFIG) | $(BIN)/python
-	@echo "Installing makerlab and all that its tests need into $(VENV): about 445 MB to download, 1580 MB on disk."
+	@echo "Installing makerlab and all that its tests need into $(VENV): about 710 MB to download, 2700 MB on disk."
+	@$(PIP) 'torch==$(TORCH)+cpu' 2>/dev/null || $(PIP) --index-url https://download.pytorch.org/whl/cpu 'torch==$(TORCH)+cpu' 2>/dev/null \
+	  || $(PIP) 'torch==$(TORCH)'
 	@$(PIP) -e '.[dev]'
 	@touch $(VENV)/.core $@
 

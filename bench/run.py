@@ -14,6 +14,7 @@ ROWS = {
     "C": ("row_c.py", "matching engine, 1 M messages"),
     "D": ("row_d.py", "OFI, rolling 60 s σ and weighted mid"),
     "E": ("row_e.py", "Poisson maximum likelihood, bootstrap refits"),
+    "F": ("row_f.py", "environment steps, one session and many"),
     "H": ("row_h.py", "Cartea–Jaimungal HJB, q_max 50 × 2,000 steps"),
     "I": ("row_i.py", "Hawkes log-likelihood and gradient"),
     "J": ("row_j.py", "block bootstrap of a day's P&L, 10,000 replicates"),

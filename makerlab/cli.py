@@ -7,7 +7,7 @@ __all__ = ['Source', 'Symbol', 'Zone', 'Format', 'Trades', 'Start', 'End', 'Exch
            'EventFile', 'EventFormat', 'config_app', 'data_app', 'plain', 'say', 'guarded', 'os_debug', 'progress',
            'seconds', 'inspect', 'features', 'calibrate', 'backtest', 'sweep_command', 'replay_command',
            'ladder_command', 'config', 'config_check', 'config_example', 'report', 'data_list', 'data_fetch', 'demo',
-           'simulate_command', 'main']
+           'simulate_command', 'train_command', 'evaluate_command', 'main']
 
 # %% ../nbs/99_cli.ipynb #95f885bd
 import os
@@ -752,6 +752,57 @@ def simulate_command(config: Annotated[str, typer.Option(metavar="FILE", help="Y
         return
     typer.echo(table.to_string(float_format=lambda v: f"{v:,.2f}", na_rep=""))
     typer.echo(f"\n{money_sentence(run)}\nReport: {next(p for p in written if p.endswith('report.html'))}")
+
+# %% ../nbs/99_cli.ipynb #7de66e08
+@app.command("train")
+@guarded
+def train_command(env: Annotated[str | None, typer.Option(help="the world: AS-v0 (reduced form, its optimum is known), LOB-v0 (order book with informed flow) or Replay-v0 (recorded data); AS-v0 when not given")] = None,
+                  steps: Annotated[int | None, typer.Option(help="steps of all sessions together, rounded up to whole rollouts; 1000000 when not given, 20000 to see that it runs")] = None,
+                  curriculum: Annotated[bool, typer.Option("--curriculum", help="low, medium and high volatility in turn, then switching among them")] = False,
+                  seed: Annotated[int | None, typer.Option(help="of everything; 1 when not given")] = None,
+                  resume: Annotated[str | None, typer.Option(metavar="FOLDER", help="go on with a stopped run, as it began: a run's folder, or a checkpoint in it")] = None,
+                  engine: Annotated[str | None, typer.Option(help="sb3 (Stable-Baselines3) or ray (RLlib, the same numbers); sb3 when not given")] = None,
+                  out: Annotated[str | None, typer.Option(help="folder of the run; models/as, models/lob or models/replay when not given")] = None, as_json: Json = False) -> None:
+    "Train a policy by PPO to quote in a world; interrupted, it can be resumed. Needs makerlab[rl]."
+    from makerlab.learning.job import Stopped, train_job
+
+    try:
+        with progress() as step:
+            step("loading the engine")
+            done = train_job(env, steps=steps, seed=seed, curriculum=curriculum, resume=resume, engine=engine, out=out,
+                             progress=lambda row: step(f"{row['steps']:,} steps played, reward {_text(row['reward'])} while exploring"))
+    except Stopped as e:
+        typer.echo(f"mm-engine: {e}", err=True)
+        raise typer.Exit(130) from None
+    say(done.answer(), as_json=as_json)
+
+# %% ../nbs/99_cli.ipynb #e8772d87
+@app.command("evaluate")
+@guarded
+def evaluate_command(model: Annotated[str, typer.Argument(metavar="MODEL", help="the folder of a run that train wrote, or a checkpoint in it")],
+                     episodes: Annotated[int, typer.Option(help="sessions, the same for every policy; at least 10")] = 200,
+                     split: Annotated[str, typer.Option(help="test, validation or train: whose sessions")] = "test",
+                     seed: Annotated[int, typer.Option(help="of the intervals")] = 1, out: Out = "reports",
+                     form: Annotated[str, typer.Option("--format", help="what is printed: table, markdown, csv or json")] = "table", as_json: Json = False) -> None:
+    "A trained policy beside tuned formulas and the optimum in the same held-back sessions: every metric with its interval, and a report. Needs makerlab[rl]."
+    import shutil
+
+    from makerlab.core import check_choice
+    from makerlab.learning.job import evaluate_job, verdict_sentence, verdict_text
+
+    shown = "json" if as_json else check_choice("format", form, ("table", "markdown", "csv", "json"))
+    with progress() as step:
+        step(f"loading {model}")
+        found = evaluate_job(model, episodes=episodes, split=split, seed=seed, progress=step)
+        step("writing the report")
+        written = [str(p) for p in found.save(out)]
+    if shown == "json":
+        say({"model": model, "result": verdict_sentence(found), "optimum": found.best, "versus": found.versus.reset_index().to_dict("records"),
+             "metrics": found.metrics.to_dict("records"), "written": written}, as_json=True)
+        return
+    typer.echo(verdict_text(found, form=shown, width=shutil.get_terminal_size((160, 24)).columns))
+    if shown == "table":
+        typer.echo(f"Report: {next(p for p in written if p.endswith('report.html'))}")
 
 # %% ../nbs/99_cli.ipynb #78cd42f7
 def _heard_in_vain(lost: Any) -> None:

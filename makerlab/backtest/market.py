@@ -453,10 +453,10 @@ FLOW_TYPE = types.NamedTuple([_ARRAYS[name] for name in FlowState._fields], Flow
 DESK_TYPE = types.NamedTuple([_I1, _I1, _F2, _F1, _F1, _F2, _I2, _F2, _I2, _I2, _I1, _I1, _I1, _I2, _I2], Desk)
 SETUP_TYPE = numba.from_dtype(SETUP_DTYPE)
 
-# %% ../../nbs/71b_backtest.market.ipynb #37a73164
-@njit(signature=_I(STRATEGY_TYPE, PARAMS_TYPE, STATE_TYPE, SETUP_TYPE, FLOW_TYPE, DESK_TYPE))
-def _market_nb(decide: Any, params: Any, state: Any, setup: Any, flow: FlowState, desk: Desk) -> int:
-    "The market and we, in the order of time, until the last mark. Returns DONE, or FULL or EDGE when arrays must be emptied or widened first."
+# %% ../../nbs/71b_backtest.market.ipynb #df8a2498
+@njit(signature=_I(SETUP_TYPE, FLOW_TYPE, DESK_TYPE))
+def _to_look_nb(setup: Any, flow: FlowState, desk: Desk) -> int:
+    "The market and our messages, in the order of time, until the next look, or past the last mark when no look is left. Returns DONE, or FULL or EDGE when arrays must be emptied or widened first."
     st, x, n = flow.st, desk.x, desk.t_ns.size
     while x[MARK] < n or x[LOOK] < n:
         message = desk.messages[x[HEAD_AT], 0] if x[HEAD_AT] < x[TAIL_AT] else NEVER
@@ -485,6 +485,19 @@ def _market_nb(decide: Any, params: Any, state: Any, setup: Any, flow: FlowState
             _mark_nb(desk, setup, x[MARK])
             x[MARK] += 1
         else:
+            return DONE
+    return DONE
+
+# %% ../../nbs/71b_backtest.market.ipynb #2251eed0
+@njit(signature=_I(STRATEGY_TYPE, PARAMS_TYPE, STATE_TYPE, SETUP_TYPE, FLOW_TYPE, DESK_TYPE))
+def _market_nb(decide: Any, params: Any, state: Any, setup: Any, flow: FlowState, desk: Desk) -> int:
+    "The market and a strategy until the last mark. Returns DONE, or FULL or EDGE when arrays must be emptied or widened first."
+    x, n = desk.x, desk.t_ns.size
+    while x[MARK] < n or x[LOOK] < n:
+        why = _to_look_nb(setup, flow, desk)
+        if why != DONE:
+            return why
+        if x[LOOK] < n:
             _look_nb(decide, params, state, setup, flow, desk, x[LOOK])
             x[LOOK] += 1
     return DONE
