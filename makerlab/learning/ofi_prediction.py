@@ -170,7 +170,7 @@ KINDS = ("linear", "boosting", "network")
 class FittedPredictor:
     "A predictor that has learnt; `predict` says the move that it expects, price."
 
-    model: "OFIPredictor"
+    model: Any
     columns: tuple[str, ...]  # features, in order
     centre: np.ndarray  # of each, of the training rows
     scale: np.ndarray  # standard deviation of each, of the training rows
@@ -340,7 +340,7 @@ def walk_forward(
     purge_s: float | None = None,  # s before a test that no label may reach into; None: what the label looks ahead
     embargo_s: float | None = None,  # further s; None: what the features look back
     variants: int | None = None,  # forecasts tried in all, for the intervals; None: the number of models
-) -> "WalkForward":  # .r2 .summary() .compare() .reality_check() .plot()
+) -> Any:  # .r2 .summary() .compare() .reality_check() .plot()
     "Learn on the past, predict the next fold, move on: every row is predicted once, by a model that ended before it. Raises DataError, ParameterError."
     x, y = _aligned(features, target)
     purge, embargo = _gap_of(features, target, purge_s, embargo_s)
