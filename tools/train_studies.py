@@ -1,6 +1,6 @@
-"""The long runs behind studies 17 and 18: PPO over seeds and worlds, reward terms switched off, baselines beside it.
+"""Long runs for studies that are still to be written: PPO over seeds and worlds, reward terms switched off, baselines beside it.
 
-    python tools/train_studies.py                 # everything, in order of importance; about 40 minutes on one core
+    python tools/train_studies.py                 # everything, in order of importance; well over 40 minutes on one core
     python tools/train_studies.py --minutes 10    # stop beginning jobs after ten minutes; run again to go on
     python tools/train_studies.py --list          # the jobs and what is done
     python tools/train_studies.py --smoke         # all of it, tiny, to see that it runs (to another folder)
