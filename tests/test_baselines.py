@@ -250,7 +250,7 @@ def test_a_policy_that_gives_no_action_is_named(value, says, env):
     with pytest.raises(ParameterError, match="is not finite|leaves the box"): B.quote_table(_Answers(value), task=ODD, world=ODD_WORLD)
 
 def test_a_policy_of_the_wrong_shape_is_named():
-    with pytest.raises(ParameterError, match=r"shape \(3, 2\)"): B.evaluate(lambda obs, outs: np.zeros((len(outs), 2)), ASEnv(ODD), episodes=3)
+    with pytest.raises(ParameterError, match=r"policy 'function' gave actions of shape \(\d, 2\)"): B.evaluate(lambda obs, outs: np.zeros((len(outs), 2)), ASEnv(ODD), episodes=3)
 
 @pytest.mark.parametrize("change", [dict(steps=19), dict(dt_s=1.0), dict(max_lots=1), dict(max_inventory=3), dict(max_offset=11.0), dict(min_offset=0.1)])
 def test_a_policy_for_another_task_is_refused(change):

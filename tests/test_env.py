@@ -471,6 +471,7 @@ class Toy(E.MarketMakingEnv):
         self.out[E.STEP] += 1
         self.out[E.REWARD], self.out[E.TRUNCATED] = self.out[E.STEP], self.out[E.STEP] >= self.task.steps
         self._obs[0] = math.nan if action[0] > 0.9 else self.out[E.STEP]
+        self.out[E.REWARD] = math.nan if action[1] > 0.9 else self.out[E.REWARD]
         return int(E.check_actions_nb(action[None])[0])
 
 
@@ -484,8 +485,10 @@ def test_a_world_needs_two_methods_only():
         assert twin.step([0, 0, 0, 0])[0][0] == 2.0 == twin._tape[1, E.STEP] and toy.out[E.STEP] == 1.0
     with pytest.raises(ParameterError, match="diverged"):
         toy.step([math.nan] * 4)
-    with pytest.raises(WorldError, match="broken"):
-        toy.step([1, 0, 0, 0])
+    for bad in ([1, 0, 0, 0], [0, 1, 0, 0]):  # an observation, a reward
+        with pytest.raises(WorldError, match="broken"):
+            toy.step(bad)
+        toy.reset(seed=1)
 
 
 def test_one_action_compiled_is_one_action():

@@ -8,8 +8,9 @@ gymnasium = pytest.importorskip("gymnasium")
 
 import makerlab.learning.market_env as m  # noqa: E402
 from makerlab.core import ParameterError  # noqa: E402
+from makerlab.execution import order_flow  # noqa: E402
 from makerlab.execution.order_flow import PRESETS  # noqa: E402
-from makerlab.learning.env import ASK, BID, BOUGHT, CAPTURED, FEES, INVENTORY, MID, PENALTY, PNL, REWARD, SIGMA, SIGNAL, SOLD, STEP, Task, episode_seed  # noqa: E402
+from makerlab.learning.env import ASK, BID, BOUGHT, CAPTURED, FEES, INVENTORY, MID, PENALTY, PNL, REWARD, SIGMA, SIGNAL, SOLD, STEP, Task, WorldError, episode_seed  # noqa: E402
 from makerlab.learning.market_env import INFORMED_FLOW, LOBEnv, phased, session_slow  # noqa: E402
 from makerlab.models.quoting import STRATEGIES, QuoteParams  # noqa: E402
 from makerlab.schema import new_state, strategy  # noqa: E402
@@ -165,17 +166,41 @@ def test_a_session_is_its_seed():
     assert c.episode == a.episode and not np.array_equal(c.out, a.out)
 
 
-def test_a_price_that_leaves_the_window_goes_on():
-    wild = dataclasses.replace(INFORMED_FLOW, sigma=0.42, place_most=400.0, jump_rate=0.5, jump_ticks=300.0, price=400.0)
-    env = LOBEnv(Task(steps=100), flow=wild)
-    size = None
-    for n in range(4):
-        env.reset(options={"episode": n})
-        size = env._flow.book.nodes.size
+def test_a_price_that_leaves_the_window_goes_on(monkeypatch):
+    "With jumps out of a narrow book, in silence and in the middle of a step, a session is the one that a wide book gives."
+    jumpy = dataclasses.replace(INFORMED_FLOW, jump_rate=0.2, jump_ticks=200.0, price=200.0)
+    env, widen, widened = LOBEnv(Task(steps=60, max_loss=1e9), flow=jumpy), m._widen, []
+    monkeypatch.setattr(m, "_widen", lambda flow: widened.append(env.running) or widen(flow))
+
+    def session(n):
+        env.running = False
+        rows = [env.reset(options={"episode": n})[0]]
         while env.running:
-            obs, *_ = env.step(JOIN)
-            assert np.isfinite(obs).all()
-    assert size is not None
+            rows += [env.step(JOIN)[0], env.out.copy()]
+        return np.concatenate(rows)
+
+    wide = [session(n) for n in (0, 3, 5)]
+    assert not widened
+    half = int(jumpy.place_most) + 26
+    monkeypatch.setattr(order_flow, "_window", lambda params: (20_000 - half, 2 * half))
+    for n, expected in zip((0, 3, 5), wide, strict=True):
+        np.testing.assert_array_equal(session(n), expected)
+    assert True in widened and False in widened and np.isfinite(expected).all()
+
+
+def test_a_broken_market_stops():
+    env = LOBEnv(Task(steps=20))
+    for where in (PNL, SIGMA):
+        env.reset(options={"episode": 0})
+        env.step(JOIN)
+        assert env.out[STEP] == 1
+        env._own[0] = np.nan if where == PNL else 0.0  # the cash
+        if where == SIGMA:
+            env._own[1] = np.nan  # the first mid: only the observation breaks
+        with pytest.raises(WorldError, match="broken at step 2"):
+            env.step(JOIN)
+        with pytest.raises(ParameterError, match="call reset"):
+            env.step(JOIN)
 
 
 def test_a_full_tape_changes_nothing(monkeypatch):
@@ -212,3 +237,32 @@ def test_the_formula_as_an_action():
     for _ in range(40):
         obs, *_ = env.step(np.array([0.0, 0.5], np.float32))
     assert env.observation_space.contains(obs)
+
+
+@pytest.mark.parametrize("max_loss", [1e4, 1.0])
+def test_paid_at_the_value_each_step_is_the_formula_and_the_sum_differs_by_a_martingale(max_loss):
+    task = Task(steps=40, max_lots=3, max_inventory=6, max_offset=2.0, max_loss=max_loss, inventory_penalty=0.01, end_penalty=0.3, fee_ticks=0.1)
+    env, plain = (LOBEnv(task, split="test", mark=k) for k in ("value", "mid"))
+    rng, gaps, luck = np.random.default_rng(3), [], []
+    for episode in range(3):
+        for e in (env, plain):
+            e.reset(options={"episode": episode})
+        cash = 0.0
+        while env.running:
+            q, v, a = env.out[INVENTORY], env.out[MID] + env.out[SIGNAL], rng.uniform(-1, 1, 4).astype(np.float32)
+            paid, other = env.step(a)[1], plain.step(a)[1]
+            o = env.out
+            np.testing.assert_array_equal(np.delete(o, REWARD), np.delete(plain.out, REWARD))
+            now = o[PNL] - o[INVENTORY] * o[MID]
+            wanted = now - cash + (o[INVENTORY] - q) * (o[MID] + o[SIGNAL]) - o[PENALTY] - (0.0 if env.running else o[INVENTORY] * o[SIGNAL])
+            assert paid == pytest.approx(wanted, abs=1e-8)
+            cash = now
+            gaps.append(other - paid)
+            luck.append(q * (o[MID] + o[SIGNAL] - v))
+        assert sum(gaps) == pytest.approx(sum(luck), abs=1e-7)
+    assert np.abs(luck).sum() > 1.0
+
+
+def test_another_mark_is_refused():
+    with pytest.raises(ParameterError, match="mark"):
+        LOBEnv(mark="touch")

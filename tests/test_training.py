@@ -17,6 +17,7 @@ from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.vec_env import VecEnv
 
 from makerlab.core import ParameterError
+from makerlab.learning import env as E
 from makerlab.learning import training
 from makerlab.learning.env import ASEnv, ASVectorEnv, Task
 from makerlab.learning.training import (
@@ -28,12 +29,12 @@ SMALL = PPOConfig(sessions=8, batch_size=80, n_epochs=2)
 
 
 class Toy(VectorEnv):
-    "Many sessions of a world that pays for an action near the first observation; NaN from step `broken` on."
+    "Many sessions of a world that pays for an action near the first observation; NaN from step `broken` on, a reward of NaN in step `unpaid`."
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
 
-    def __init__(self, n=4, width=10, actions=4, broken=None, time_left=True):
-        self.num_envs, self.task, self.broken, self.rng = n, replace(TASK, time_left=time_left), broken, np.random.default_rng(0)
+    def __init__(self, n=4, width=10, actions=4, broken=None, unpaid=None, time_left=True):
+        self.num_envs, self.task, self.broken, self.unpaid, self.rng = n, replace(TASK, time_left=time_left), broken, unpaid, np.random.default_rng(0)
         self.single_observation_space = spaces.Box(-1e4, 1e4, (width,), np.float32)
         self.single_action_space = spaces.Box(-1.0, 1.0, (actions,), np.float32)
         self.observation_space, self.action_space = batch_space(self.single_observation_space, n), batch_space(self.single_action_space, n)
@@ -55,6 +56,7 @@ class Toy(VectorEnv):
     def step(self, actions):
         rewards = -((actions - self.obs[:, :1]) ** 2).sum(axis=1).astype(np.float64)
         self.t, self.steps = self.t + 1, self.steps + 1
+        rewards[1] = np.nan if self.steps == self.unpaid else rewards[1]
         over = np.full(self.num_envs, self.t >= self.task.steps)
         final = self._see()
         self.t = 0 if over.all() else self.t
@@ -116,7 +118,7 @@ def test_config_is_the_seeds():
 
 
 @pytest.mark.parametrize("bad", [{"sessions": 0}, {"batch_size": 1}, {"n_epochs": 2.5}, {"learning_rate": 0.0}, {"clip_range": -0.2}, {"gamma": 0.0}, {"gae_lambda": 1.1},
-                                 {"ent_coef": -1.0}, {"log_std_init": float("nan")}, {"log_std_final": 0.0}, {"size_init": float("inf")}, {"hidden": ()}, {"hidden": (0,)}, {"threads": True}])
+                                 {"ent_coef": -1.0}, {"log_std_init": float("nan")}, {"log_std_final": 0.0}, {"size_init": float("inf")}, {"offset_init": float("nan")}, {"size_reach": 0.0}, {"hidden": ()}, {"hidden": (0,)}, {"threads": True}])
 def test_config_refuses(bad):
     with pytest.raises(ParameterError, match=next(iter(bad))):
         PPOConfig(**bad)
@@ -194,6 +196,18 @@ def test_curriculum_reaches_the_world(tmp_path):
     run(tmp_path / "a", curriculum=True)
     phases = list(learning_curve(tmp_path / "a")["phase"])
     assert phases == ["low", "low", "medium", "high", "high", "switching"]
+
+
+# ---- splits
+def test_training_sees_the_sessions_of_train_and_no_others(tmp_path, monkeypatch):
+    seen, drawn = [], E.episode_streams
+    monkeypatch.setattr(E, "episode_streams", lambda seeds: seen.append(np.array(seeds, dtype=np.uint64).ravel()) or drawn(seeds))
+    run(tmp_path / "a", steps=320)
+    for one in make_sessions("as", task=TASK, sessions=2), training.make_world("as", task=TASK, sessions=2, split="validation"), training.make_world("as", task=TASK, split="test"):
+        one.reset()
+    seeds = [{name for s in batch.tolist() for name, span in E.SPLITS.items() if s in span} for batch in seen]
+    assert len(seen) > 5 and all(s == {"train"} for s in seeds[:-3]), "training, and two begun by hand"
+    assert "train" in seeds[-4] and {"validation"} in seeds and seeds[-1] == {"test"}
 
 
 # ---- checkpoints and resume
@@ -308,11 +322,11 @@ def test_pickles_are_refused_before_they_run(trained, tmp_path, monkeypatch):
     model = load_model(trained)
     monkeypatch.setattr(training, "_pack", lambda arrays: _pickled(arrays))
     path = copy_of(model, tmp_path / "m", files={"policy": {"x": np.array([Evil()], dtype=object)}, "optimiser": {}, "normaliser": {}})
-    with pytest.raises(ModelError, match="pickle"):
+    with pytest.raises(ModelError, match="plain arrays"):
         load_model(path)  # its digest is right
     for name in ("model.zip", "vecnormalize.pkl"):
         (tmp_path / name).write_bytes(pickle.dumps(Evil()))
-        with pytest.raises(ModelError, match="refused"):
+        with pytest.raises(ModelError, match="may run any code in it"):
             load_model(tmp_path / name)
     assert not (tmp_path / "owned").exists()
 
@@ -350,6 +364,12 @@ def test_a_model_of_another_shape_is_refused(trained, tmp_path):
 def test_nan_observation_stops_training():
     model = build(SMALL, Normaliser(SB3Vec(Toy(broken=7)), gamma=1.0), seed=0)
     with pytest.raises(TrainingError, match=r"observation 'sigma' = nan in session 2, step 7"):
+        model.learn(100)
+
+
+def test_nan_reward_stops_training():
+    model = build(SMALL, Normaliser(SB3Vec(Toy(unpaid=5)), gamma=1.0), seed=0)
+    with pytest.raises(TrainingError, match=r"reward = nan in session 1, step 5"):
         model.learn(100)
 
 

@@ -1,4 +1,4 @@
-"""Long runs for studies that are still to be written: PPO over seeds and worlds, reward terms switched off, baselines beside it.
+"""The long runs of studies 17 and 18: PPO over seeds and worlds, reward terms switched off, baselines beside it.
 
     python tools/train_studies.py                 # everything, in order of importance; well over 40 minutes on one core
     python tools/train_studies.py --minutes 10    # stop beginning jobs after ten minutes; run again to go on
@@ -38,7 +38,7 @@ from makerlab.learning.baselines import (
 )
 from makerlab.learning.env import ASK, BID, INVENTORY, MID, N_OUT, SIGMA, STEP, ASVectorEnv
 from makerlab.learning.market_env import INFORMED_FLOW, LOB_TASK, LOBEnv
-from makerlab.learning.training import PPOConfig, load_model, policy_of, read_manifest, train
+from makerlab.learning.training import Curriculum, PPOConfig, load_model, policy_of, read_manifest, train
 
 ROOT = Path(__file__).resolve().parents[1]
 # a calm world, and few lots: what is optimal does not depend on sigma, but the noise of an advantage does (page 82);
@@ -47,9 +47,13 @@ CALM_WORLD = replace(TRAINING_WORLD, sigma=0.2)
 TASKS = {"as": replace(TRAINING_TASK, max_inventory=5, inventory_penalty=0.03, variance_penalty=0.5),
          "lob": replace(LOB_TASK, inventory_penalty=0.003, variance_penalty=0.003, end_penalty=0.05)}
 VARIANTS = {"all terms": {},
-            "no lambda_I": {"inventory_penalty": 0.0}, "no lambda_V": {"variance_penalty": 0.0}, "no end penalty": {"end_penalty": 0.0}}
-CONFIGS = {"as": PPOConfig(log_std_init=-0.5, log_std_final=-2.0, size_init=1.5),
-           "lob": PPOConfig(sessions=32, sessions_each=2, batch_size=3200, log_std_final=-2.25)}
+            "no lambda_I": {"inventory_penalty": 0.0}, "no lambda_V": {"variance_penalty": 0.0}, "no end penalty": {"end_penalty": 0.0},
+            "from scratch": {}, "paid at the mid": {}}
+CONFIGS = {"as": PPOConfig(log_std_init=-0.5, log_std_final=-2.0, size_init=2.0),
+           "lob": PPOConfig(sessions=16, log_std_init=-1.75, log_std_final=-2.5, size_reach=0.25)}
+SCRATCH = PPOConfig(sessions=16, log_std_init=-0.75, log_std_final=-2.0, offset_init=-1.0, size_init=0.3)
+TEACHER = {"offset": 0.75, "skew": 0.2, "lean": 0.5}  # the leaning rule as it is tuned where the volatility does not change
+USUAL = {"as": "medium", "lob": "switching"}  # the phase that is trained in and scored
 CONDITIONS = {"as": ("in distribution", "volatility doubled"), "lob": ("in distribution", "volatility doubled", "more toxic flow")}
 TOXIC = replace(INFORMED_FLOW, informed_rate=2.0 * INFORMED_FLOW.informed_rate)
 
@@ -64,7 +68,7 @@ class Scale:
     seeds: tuple = (1, 2, 3, 4, 5)
 
 
-FULL = Scale({"as": 1_600_000, "lob": 400_000}, {"as": 2048, "lob": 100}, {"as": 1024, "lob": 30})
+FULL = Scale({"as": 3_200_000, "lob": 400_000}, {"as": 2048, "lob": 500}, {"as": 1024, "lob": 64})
 SMOKE = Scale({"as": 25_600, "lob": 6_400}, {"as": 64, "lob": 3}, {"as": 64, "lob": 2}, (1, 2))
 
 
@@ -73,7 +77,7 @@ def jobs(scale):
     first, *rest = scale.seeds
     out = [(w, "baselines", 0) for w in ("as", "lob")]
     out += [(w, "all terms", s) for s in (first, *rest) for w in ("as", "lob")]
-    return out + [(w, v, first) for v in list(VARIANTS)[1:] for w in ("as", "lob")]
+    return out + [(w, v, first) for v in list(VARIANTS)[1:] for w in ("as", "lob") if w == "lob" or v not in ("from scratch", "paid at the mid")]
 
 
 def folder_of(work, job):
@@ -85,8 +89,9 @@ def world_of(world, split, condition):
     if world == "as":
         env = ASVectorEnv(256, TASKS["as"], world=CALM_WORLD, split=split)
     else:
-        env = LOBEnv(TASKS["lob"], flow=TOXIC if condition == "more toxic flow" else "informed", split=split)
-    env.set_phase("high" if condition == "volatility doubled" else "medium")
+        flow, mark = TOXIC if condition == "more toxic flow" else "informed", "value" if split == "validation" else "mid"
+        env = LOBEnv(TASKS["lob"], flow=flow, split=split, mark=mark)
+    env.set_phase("high" if condition == "volatility doubled" else USUAL[world])
     return env
 
 
@@ -94,13 +99,14 @@ def baselines_of(world, scale):
     "Formulas tuned on validation sessions in distribution, and the reference that knows: policies by name, and their parameters."
     task, env, many = TASKS[world], world_of(world, "validation", "in distribution"), scale.tuning[world]
     if world == "as":
-        grids = {"offset": np.arange(2.0, 8.1, 0.5)}, {"gamma": (0.003, 0.01, 0.02, 0.03, 0.05), "k": (0.2, 0.3, 0.4)}
-        lines = {"offset": (3.5, 4.0, 4.5), "skew": (0.3, 0.6, 0.9)}
+        grids = {"offset": np.arange(2.0, 8.1, 0.5)}, {"gamma": (0.03, 0.1, 0.3, 0.6, 1.0, 2.0, 4.0), "k": (0.2, 0.25, 0.3, 0.4)}
+        lines = {"offset": (3.0, 3.5, 4.0, 4.5), "skew": (0.3, 0.6, 0.9, 1.2, 1.5)}
     else:
         grids = {"offset": (0.5, 1.0, 1.5, 2.0, 3.0)}, {"gamma": (0.01, 0.03, 0.1, 0.3), "k": (0.5, 1.0, 2.0)}
-        lines = {"offset": (0.5, 1.0, 1.5), "skew": (0.0, 0.1, 0.3), "lean": (0.0, 0.5, 1.0)}
-    makers = {"fixed spread": (fixed_spread, grids[0]), "A-S": (avellaneda_stoikov, grids[1]),
-              "linear": (linear_quotes, lines)}
+        lines = {"offset": (0.5, 0.75, 1.0, 1.5), "skew": (0.03, 0.1, 0.2, 0.3, 0.5)}
+    makers = {"fixed spread": (fixed_spread, grids[0]), "A-S": (avellaneda_stoikov, grids[1]), "linear": (linear_quotes, lines)}
+    if world == "lob":  # what no formula of the inventory alone can do: lean to where the book is heavy
+        makers["leaning"] = (linear_quotes, {"offset": (0.5, 0.75, 1.0), "skew": (0.2, 0.3, 0.4), "lean": (0.25, 0.5, 0.75)})
     best = {name: tune(make, grid, env, episodes=many) for name, (make, grid) in makers.items()}
     policies = {name: found.policy for name, found in best.items()}
     policies["random"] = random_policy(task, rng=np.random.default_rng(0))
@@ -166,8 +172,14 @@ def do_training(job, work, folder, scale):
         arguments |= {"probe": lambda policy: float(evaluate(policy, env, episodes=256, optimum=best).frame["gap"].mean() / best.value * 100),
                       "probe_every": max(scale.steps["as"] // 20, 1)}
     else:
-        tuned = json.loads((folder_of(work, (world, "baselines", 0)) / "done.json").read_text())["tuned"]["linear"]
-        arguments["teacher"] = linear_quotes(arguments["task"], **tuned)  # from scratch PPO only learns to stand aside there
+        env = world_of("lob", "validation", "in distribution")
+        arguments |= {"world": {"mark": "mid" if variant == "paid at the mid" else "value"}, "curriculum": Curriculum(((0, USUAL["lob"]),)),
+                      "probe": lambda policy: float(evaluate(policy, env, episodes=120).frame["reward"].mean()),
+                      "probe_every": max(scale.steps["lob"] // 8, 1)}
+        if variant == "from scratch":
+            arguments["config"] = SCRATCH
+        else:
+            arguments["teacher"] = linear_quotes(arguments["task"], **TEACHER)
     train(world, resume=resume, **arguments)
     policy, rows = policy_of(run), []
     for condition in CONDITIONS[world]:
@@ -182,20 +194,21 @@ def do_training(job, work, folder, scale):
 
 
 def surface(world, policies, variant, seed, model=None):
-    "Quotes over inventory and imbalance half-way through a session, everything else as it usually is."
+    "Quotes over inventory, imbalance and volatility half-way through a session, everything else as it usually is."
     task, Q = TASKS[world], TASKS[world].max_inventory
-    q, x = (v.ravel() for v in np.meshgrid(np.arange(-Q, Q + 1), np.linspace(-0.9, 0.9, 13) if world == "lob" else [0.0], indexing="ij"))
-    usual = np.array([0, 1, 0, CALM_WORLD.sigma if world == "as" else 0.5, 0, 1, 1, 0, 0, 0.5]) if model is None else model.normaliser["obs_mean"]
+    seen = (np.linspace(-0.9, 0.9, 13), (0.3, 0.6, 1.2)) if world == "lob" else ([0.0], [CALM_WORLD.sigma])
+    q, x, sigma = (v.ravel() for v in np.meshgrid(np.arange(-Q, Q + 1), *seen, indexing="ij"))
+    usual = np.array([0, 1, 0, 0, 0, 1, 1, 0, 0, 0.5]) if model is None else model.normaliser["obs_mean"]
     obs = np.tile(np.asarray(usual, np.float32), (q.size, 1))
-    obs[:, 2], obs[:, 4], obs[:, 9] = q / Q, x, 0.5
+    obs[:, 2], obs[:, 3], obs[:, 4], obs[:, 9] = q / Q, sigma, x, 0.5
     outs = np.zeros((q.size, N_OUT))
-    for column, value in ((INVENTORY, q), (STEP, task.steps // 2), (MID, 10_000.0), (BID, 9_999.5), (ASK, 10_000.5), (SIGMA, obs[:, 3])):
+    for column, value in ((INVENTORY, q), (STEP, task.steps // 2), (MID, 10_000.0), (BID, 9_999.5), (ASK, 10_000.5), (SIGMA, sigma)):
         outs[:, column] = value
     rows = []
     for name, policy in policies.items():
         a = 0.5 * (policy(obs, outs).astype(float) + 1.0)
         wide = task.max_offset - task.min_offset
-        rows.append(pd.DataFrame({"world": world, "variant": variant, "seed": seed, "policy": name, "inventory": q, "imbalance": x,
+        rows.append(pd.DataFrame({"world": world, "variant": variant, "seed": seed, "policy": name, "inventory": q, "imbalance": x, "sigma": sigma,
                                   "bid_offset": task.min_offset + wide * a[:, 0], "ask_offset": task.min_offset + wide * a[:, 1],
                                   "bid_lots": np.floor(task.max_lots * a[:, 2] + 0.5), "ask_lots": np.floor(task.max_lots * a[:, 3] + 0.5)}))
     return pd.concat(rows, ignore_index=True)

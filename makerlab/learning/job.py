@@ -39,7 +39,7 @@ def need(
         if (module != "ray" or engine == "ray") and importlib.util.find_spec(module) is None:
             raise ParameterError(f"engine = {engine!r} ({name}) needs {module}, which is not installed: pip install 'makerlab[{brought}]'")
 
-# %% ../../nbs/84_learning.job.ipynb #9c7687de
+# %% ../../nbs/84_learning.job.ipynb #028c569c
 def task_for(
     env: str,  # "as", "lob", "replay", with or without "-v0" and "makerlab/"
 ) -> tuple[str, Any]:  # registered id, Task
@@ -187,7 +187,7 @@ def _informed(tuned: Callable[..., Any], env: Any) -> list[Any]:
     out = [tuned("linear quotes", linear_quotes, lean=[0.0, 0.1 * top, 0.25 * top], **grid)]
     return out if math.isnan(float(env.out[SIGNAL])) else [*out, tuned("the oracle", oracle, **grid)]
 
-# %% ../../nbs/84_learning.job.ipynb #51494b43
+# %% ../../nbs/84_learning.job.ipynb #d6ce7e42
 @dataclass(frozen=True, eq=False)
 class Verdict:
     "A policy and its rivals in the same sessions. Tables are made when they are asked for."
@@ -311,7 +311,13 @@ def conditions_of(v: Verdict) -> dict[str, str]:
             if e.split == "test" else f"{len(e.frame)} of split {e.split}: not held back",
             "rivals": "; ".join(v.chosen.values()) + "; parameters chosen on split validation", "task": str(v.model.task)}
 
-# %% ../../nbs/84_learning.job.ipynb #7bddc0d3
+# %% ../../nbs/84_learning.job.ipynb #999e3fe1
+def _mark_optimum(v: Verdict, line: Callable[..., Any]) -> None:
+    "The exact optimum, where it is known; line is ax.axvline or ax.axhline."
+    if math.isfinite(v.best):
+        line(v.best, color="0.4", ls="--", lw=1, label="exact optimum")
+
+
 def draw_rewards(v: Verdict) -> Figure:
     "Mean reward of each policy with its interval, and the optimum."
     fig, ax = axes(title="What each policy earns", xlabel="reward (tick*lots a session)")
@@ -321,8 +327,8 @@ def draw_rewards(v: Verdict) -> Figure:
     ax.errorbar(m["value"], y, xerr=[np.maximum(m["value"] - m["lo"], 0), np.maximum(m["hi"] - m["value"], 0)], fmt="o", capsize=4)
     ax.set_yticks(y, list(m["policy"]))
     ax.set_ylim(-0.6, len(m) - 0.4)
-    if math.isfinite(v.best):
-        ax.axvline(v.best, color="0.4", ls="--", lw=1, label="exact optimum")
+    _mark_optimum(v, ax.axvline)
+    if ax.get_legend_handles_labels()[0]:
         ax.legend()
     return fig
 
@@ -336,7 +342,7 @@ def draw_sessions(v: Verdict) -> Figure:
     ax.legend()
     return fig
 
-# %% ../../nbs/84_learning.job.ipynb #f1c0a896
+# %% ../../nbs/84_learning.job.ipynb #c757bfae
 def draw_quotes(v: Verdict) -> Figure:
     "Offsets in the middle of a session by inventory, of the policy and of the optimum."
     fig, axs = axes(title="Quotes in the middle of a session", n=2)
@@ -356,8 +362,7 @@ def draw_curve(v: Verdict) -> Figure:
     fig, ax = axes(title="How it came there", xlabel="steps played", ylabel="reward while exploring (tick*lots a session)")
     ax.plot(c["steps"], c["reward"], color="0.7", lw=1, label="a rollout's mean")
     ax.plot(c["steps"], c["reward"].rolling(max(len(c) // 10, 1), min_periods=1).mean(), label="running mean")
-    if math.isfinite(v.best):
-        ax.axhline(v.best, color="0.4", ls="--", lw=1, label="exact optimum")
+    _mark_optimum(v, ax.axhline)
     ax.legend()
     return fig
 

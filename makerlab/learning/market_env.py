@@ -51,7 +51,7 @@ def phased(
     chain = [Regime(name, DWELL_S, vol=PHASES[name]) for name in ("low", "medium", "high")]
     return replace(params, regimes=tuple(chain[seed % 3:] + chain[:seed % 3]))
 
-# %% ../../nbs/80a_learning.market_env.ipynb #09243e91
+# %% ../../nbs/80a_learning.market_env.ipynb #a3dd1568
 @njit
 def legal_quote_nb(low: float, high: float, mid: float, bid: Any, ask: Any) -> tuple[Any, Any]:
     "Offsets from the mid as prices in whole ticks: rounded away from the mid, post-only against the others' touch, never meeting each other."
@@ -128,7 +128,7 @@ def _row_slow(desk: SlowDesk, sigma: float) -> tuple[float, ...]:
     return mid, ask - bid, desk.position, sigma, (bid_lots - ask_lots) / max(bid_lots + ask_lots, 1), *shares, pnl, desk.flow.fx[V_NOW] - mid
 
 # %% ../../nbs/80a_learning.market_env.ipynb #6d3a23d6
-_CASH, _MID0 = range(2)  # a session's own numbers beside `out`
+_CASH, _MID0, _AT_VALUE = range(3)  # a session's own numbers beside `out`
 
 
 @njit
@@ -221,18 +221,22 @@ def _lob_step_nb(setup: Any, flow: FlowState, desk: Desk, p: np.ndarray, own: np
     if _to_next_nb(setup, flow, desk, own, p[_FEE], out) == EDGE:
         return WIDEN
     q, before = float(desk.x[POSITION]), out[PNL]
-    pnl = own[_CASH] + q * 0.5 * (desk.x[X_BID] + desk.x[X_ASK])
+    mid, value = 0.5 * (desk.x[X_BID] + desk.x[X_ASK]), flow.fx[V_NOW]
+    pnl = own[_CASH] + q * mid
     out[STEP] += 1.0
     blown, over = pnl < -p[_LOSS], out[STEP] >= p[_STEPS]
     penalty = (p[_LI] + p[_LV] * out[SIGMA] ** 2) * q * q * p[_DT] + p[_LQ] * (out[BOUGHT] ** 2 + out[SOLD] ** 2)
     if blown or over:
         penalty += p[_END] * q * q
-    out[REWARD], out[PNL], out[PENALTY] = pnl - before - penalty, pnl, penalty
+    paid = pnl - before
+    if own[_AT_VALUE] > 0.0:
+        paid -= out[INVENTORY] * (value - out[MID]) - (0.0 if blown or over else q * (value - mid))
+    out[REWARD], out[PNL], out[PENALTY] = paid - penalty, pnl, penalty
     out[TERMINATED], out[TRUNCATED] = (1.0 if blown else 0.0), (1.0 if over and not blown else 0.0)
     _look_at_nb(flow, desk, p, own, out, obs, pnl - before)
     return FINE if abs(out[REWARD]) < np.inf else BROKEN
 
-# %% ../../nbs/80a_learning.market_env.ipynb #baaf269e
+# %% ../../nbs/80a_learning.market_env.ipynb #5ed1ffe2
 class LOBEnv(MarketMakingEnv):
     "A session in a simulated order book, on the engine of the backtest. Raises ParameterError, WorldError."
 
@@ -243,6 +247,7 @@ class LOBEnv(MarketMakingEnv):
         flow: FlowParams | str = "informed",  # the market, or a name in FLOWS
         order_latency_ns: int = 0,  # from us to the book, ns
         feed_latency_ns: int = 0,  # from the book to us, ns
+        mark: str = "mid",  # what inventory is paid at: mid, or value, to train with (eq-value)
         window_s: float = 30.0,  # s, of the volatility that is shown; watched before the first decision
         split: str = "train",  # whose sessions: train, validation or test
         render_mode: str | None = None,  # rgb_array or human
@@ -250,9 +255,10 @@ class LOBEnv(MarketMakingEnv):
         super().__init__(task, split=split, render_mode=render_mode)
         if not isinstance(flow, FlowParams):
             check_choice("flow", flow, tuple(FLOWS))
+        check_choice("mark", mark, ("mid", "value"))
         self.flow_params = flow if isinstance(flow, FlowParams) else FLOWS[flow]
         self.order_latency_ns, self.feed_latency_ns, self.window_s = order_latency_ns, feed_latency_ns, window_s
-        self._pars, self._own, self._calm = as_parameters(task, ASWorld()), np.zeros(2), True
+        self._pars, self._own, self._calm = as_parameters(task, ASWorld()), np.array([0.0, 0.0, float(mark == "value")]), True
         self._flow: Any = None  # the market, our desk there and the run's numbers, from reset on
         self._desk: Any = None
         self._setup: Any = None
@@ -294,7 +300,7 @@ def _begin_session(env: LOBEnv, seed: int) -> None:
     n = int(run.seconds / run.every_s + 1e-9) + 1
     env._flow = new_flow(run.made_of, seed=seed, record=False, n_ours=2 * n + 64 + int(run.made_of.max_orders))
     env._desk, env._setup = _new_desk(run, env._flow, 2**12), _setup_of(run)
-    env._own[:], env.out[:], env.quotes[:] = 0.0, 0.0, np.nan
+    env._own[:_AT_VALUE], env.out[:], env.quotes[:] = 0.0, 0.0, np.nan
     rest = (env._pars, env._own, env.out, env._obs, _first_decision(env))
     while _lob_begin_nb(env._setup, env._flow, env._desk, *rest) == WIDEN:
         env._flow = _widen(env._flow)

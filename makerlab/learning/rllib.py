@@ -39,26 +39,11 @@ from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-# %% ../../nbs/82a_learning.rllib.ipynb #80211017
+# %% ../../nbs/82a_learning.rllib.ipynb #764d1c96
 from ..core import ParameterError
+from . import training
 from .env import SPLIT_SIZE, MarketMakingEnv, Task
-from makerlab.learning.training import (
-    Curriculum,
-    Normaliser,
-    PPOConfig,
-    _check_weights,
-    _check_whole,
-    _even,
-    _new_run,
-    _old_run,
-    _restore,
-    _save,
-    build,
-    make_sessions,
-    make_world,
-    task_of,
-    world_name,
-)
+from .training import Curriculum, Normaliser, PPOConfig, build, make_sessions, make_world, task_of
 
 # %% ../../nbs/82a_learning.rllib.ipynb #eac591d2
 def advantages_slow(
@@ -77,7 +62,7 @@ def advantages_slow(
         out[t] = ahead
     return out
 
-# %% ../../nbs/82a_learning.rllib.ipynb #9cd39009
+# %% ../../nbs/82a_learning.rllib.ipynb #c3232acb
 def in_rllib_words(
     config: PPOConfig,  # of page training
     *,
@@ -88,13 +73,13 @@ def in_rllib_words(
     "The same configuration under RLlib's names, with the defaults settled that differ; see eq-late for the schedule."
     batch = config.sessions * config.sessions_each * session
     rate = config.learning_rate * max(0.0, 1 - (start + batch) / steps)
-    left, small = steps - start - batch, _even(config.batch_size, batch)
+    left, small = steps - start - batch, training._even(config.batch_size, batch)
     return {"lr": [[0, rate], [left, 0.0]] if left > 0 else rate, "gamma": config.gamma, "clip_param": config.clip_range, "lambda_": config.gae_lambda,
             "entropy_coeff": config.ent_coef, "vf_loss_coeff": config.vf_coef, "use_kl_loss": False, "vf_clip_param": float("inf"),
             "grad_clip": config.max_grad_norm, "grad_clip_by": "global_norm", "train_batch_size_per_learner": batch,
             "minibatch_size": small if small < batch else None, "num_epochs": config.n_epochs}
 
-# %% ../../nbs/82a_learning.rllib.ipynb #1318ecba
+# %% ../../nbs/82a_learning.rllib.ipynb #9c64b46e
 class SameLearner(PPOTorchLearner):
     "RLlib's PPO learner with Stable-Baselines3's optimiser and advantages."
 
@@ -179,7 +164,7 @@ def as_episodes(
                                           extra_model_outputs=acted, len_lookback_buffer=0, **spaces).to_numpy())
     return out
 
-# %% ../../nbs/82a_learning.rllib.ipynb #49ed8441
+# %% ../../nbs/82a_learning.rllib.ipynb #f336a05b
 class Sessions(VectorEnv):
     "Sessions side by side for RLlib, normalised as page training does it. A session's end is the end when the time left is seen."
 
@@ -258,7 +243,7 @@ def quiet() -> None:
     for name in ("ray", "ray.rllib", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
-# %% ../../nbs/82a_learning.rllib.ipynb #f62f8758
+# %% ../../nbs/82a_learning.rllib.ipynb #26252d3b
 def _model_of(run: dict[str, Any], settings: PPOConfig, saved: Any) -> Any:
     "Stable-Baselines3's model of a run, fresh or restored, with untouched running means."
     made = make_sessions(run["env"], task=task_of(run["task"]), sessions=settings.sessions, world=run["world"])
@@ -268,10 +253,10 @@ def _model_of(run: dict[str, Any], settings: PPOConfig, saved: Any) -> Any:
     norm: Any = model.get_vec_normalize_env()
     norm.obs_rms, norm.ret_rms = RunningMeanStd(shape=norm.observation_space.shape), RunningMeanStd(shape=())
     if saved is not None:
-        _restore(model, saved)
+        training._restore(model, saved)
     return model
 
-# %% ../../nbs/82a_learning.rllib.ipynb #6c7e2ef8
+# %% ../../nbs/82a_learning.rllib.ipynb #ad0ab6c8
 class _Trainer:
     "RLlib's algorithm and the other library's model, holding the same numbers."
 
@@ -314,7 +299,7 @@ class _Trainer:
         "One batch played and learned from; the model holds what was learned. Raises TrainingError."
         return _rollout(self)
 
-# %% ../../nbs/82a_learning.rllib.ipynb #cd755415
+# %% ../../nbs/82a_learning.rllib.ipynb #6e6e5e90
 def _rollout(t: _Trainer) -> dict[str, Any]:
     "The body of rollout."
     run, model, sessions = t.run, t.model, t.runner.env.unwrapped
@@ -334,7 +319,7 @@ def _rollout(t: _Trainer) -> dict[str, Any]:
     before = t.played()
     explained = t.work()
     copy_network([(b, a) for a, b in t.pairs], of=t.adam, to=model.policy.optimizer)
-    _check_weights(model)
+    training._check_weights(model)
     run["steps"] += t.played() - before
     run["updates"] += t.settings.n_epochs
     model.num_timesteps, model._n_updates = run["steps"], run["updates"]
@@ -343,7 +328,7 @@ def _rollout(t: _Trainer) -> dict[str, Any]:
     run["curve"].append(row)
     return row
 
-# %% ../../nbs/82a_learning.rllib.ipynb #83536157
+# %% ../../nbs/82a_learning.rllib.ipynb #c5ed8949
 def train_ray(
     env_name: str,  # "as", "lob", "replay" or a registered id
     *,
@@ -360,9 +345,9 @@ def train_ray(
     progress: Callable[[dict[str, Any]], None] | None = None,  # called with each row of the learning curve
 ) -> Path:  # the run's folder, for load_model and policy_of
     "Page training's train() with RLlib's algorithm in its middle. Raises ParameterError, ModelError, TrainingError."
-    asked = {"env": world_name(env_name), "seed": _check_whole("seed", seed, 0), "total": _check_whole("steps", steps), "task": task,
-             "world": world, "config": config, "curriculum": curriculum}
-    run, saved = _new_run(asked, Path(out)) if resume is None else _old_run(asked, Path(out), Path(resume))
+    asked = {"env": training.world_name(env_name), "seed": training._check_whole("seed", seed, 0), "total": training._check_whole("steps", steps),
+             "task": task, "world": world, "config": config, "curriculum": curriculum}
+    run, saved = training._new_run(asked, Path(out)) if resume is None else training._old_run(asked, Path(out), Path(resume))
     run["engine"], threads = "ray", torch.get_num_threads()
     torch.set_num_threads(1)
     quiet()
@@ -373,7 +358,7 @@ def train_ray(
         torch.set_num_threads(threads)
     return Path(out)
 
-# %% ../../nbs/82a_learning.rllib.ipynb #524ec16d
+# %% ../../nbs/82a_learning.rllib.ipynb #4bd2b8a5
 def _train(trainer: _Trainer, algorithm: bool, checkpoint_every: int, progress: Callable[[dict[str, Any]], None] | None) -> None:
     "Rollouts until the run has its steps."
     run, kept, began = trainer.run, trainer.run["steps"], time.perf_counter() - trainer.run["seconds"]
@@ -385,7 +370,7 @@ def _train(trainer: _Trainer, algorithm: bool, checkpoint_every: int, progress: 
         run["seconds"] = row["seconds"] = round(time.perf_counter() - began, 3)
         if run["steps"] >= run["total"] or run["steps"] - kept >= checkpoint_every:
             kept = run["steps"]
-            _save(trainer.model, run)
+            training._save(trainer.model, run)
         if progress is not None:
             progress(row)
     if trainer.algo is not None:

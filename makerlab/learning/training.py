@@ -8,7 +8,7 @@ __all__ = ['WORLDS', 'SILENT', 'SEED_STAGES', 'SEED_TOTAL', 'FORMAT', 'KEEP', 'T
            'make_sessions', 'scale_of', 'Normaliser', 'build', 'Curriculum', 'write_model', 'newest', 'read_manifest',
            'Model', 'task_of', 'load_model', 'LearnedPolicy', 'policy_of', 'imitate', 'train', 'learning_curve']
 
-# %% ../../nbs/82_learning.training.ipynb #ab42719a
+# %% ../../nbs/82_learning.training.ipynb #d3155a74
 import hashlib
 import io
 import json
@@ -69,7 +69,7 @@ def count_parameters(policy: nn.Module) -> int:  # numbers that training changes
     "How many numbers a network has to learn."
     return sum(p.numel() for p in policy.parameters() if p.requires_grad)
 
-# %% ../../nbs/82_learning.training.ipynb #fbedff36
+# %% ../../nbs/82_learning.training.ipynb #98c9c2e1
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig:
     "The seed's PPO, and what the seed left open. Raises ParameterError for a field out of its range."
@@ -88,7 +88,9 @@ class PPOConfig:
     max_grad_norm: float = 0.5  # longest gradient
     log_std_init: float = -1.0  # log of the exploration's s.d. at the start, in units of the action box
     log_std_final: float = -1.75  # a ceiling on it falls linearly from the start to here
+    offset_init: float = 0.0  # mean of the two offsets at the start, in units of the action box; -1 is the smallest
     size_init: float = 0.0  # mean of the two sizes at the start, in units of the action box; 1 is full size
+    size_reach: float = 1.0  # a teacher's sizes are copied as at most this far from the threshold between quoting and not; a little leaves room to try
     threads: int = 1  # of torch
 
     def __post_init__(self) -> None:
@@ -101,13 +103,14 @@ def _check_config(config: Any) -> None:
         _check_whole(name, getattr(config, name))
     if config.batch_size < 2:
         raise ParameterError("batch_size = 1 (steps) must be >= 2: advantages are standardised within a minibatch")
-    for name in ("learning_rate", "clip_range", "max_grad_norm"):
+    for name in ("learning_rate", "clip_range", "max_grad_norm", "size_reach"):
         check_positive(name, getattr(config, name))
     for name in ("ent_coef", "vf_coef"):
         check_nonnegative(name, getattr(config, name))
     for name in ("gamma", "gae_lambda"):
         if not 0.0 < check_finite(name, getattr(config, name)) <= 1.0:
             raise ParameterError(f"{name} = {getattr(config, name)!r} must be in (0, 1]")
+    check_finite("offset_init", config.offset_init)
     check_finite("size_init", config.size_init)
     if check_finite("log_std_final", config.log_std_final) > config.log_std_init:
         raise ParameterError(f"log_std_final = {config.log_std_final!r} must be <= log_std_init = {config.log_std_init!r}: the ceiling falls")
@@ -124,7 +127,7 @@ def _check_whole(name: str, value: Any, least: int = 1) -> int:
         raise ParameterError(f"{name} = {value!r} must be a whole number >= {least}")
     return int(value)
 
-# %% ../../nbs/82_learning.training.ipynb #6e18625c
+# %% ../../nbs/82_learning.training.ipynb #4d3405e1
 def config_for(
     steps: int,  # of the whole run
     *,
@@ -254,7 +257,7 @@ def make_sessions(env_name: str, *, task: Task, sessions: int, world: dict[str, 
     one = lambda: SessionEnd(make_world(env_name, task=task, world=world, split=split))  # noqa: E731
     return DummyVecEnv([one] * sessions)
 
-# %% ../../nbs/82_learning.training.ipynb #82b7f1c7
+# %% ../../nbs/82_learning.training.ipynb #c3745f7b
 SILENT = 1e-6  # an observation whose variance is smaller has not moved
 
 
@@ -290,7 +293,7 @@ def _what_is_broken(obs: np.ndarray, rewards: np.ndarray, step: int) -> str:
     what = f"observation {names[bad[0]]!r} = {obs[i, bad[0]]}" if bad.size else f"reward = {rewards[i]}"
     return f"{what} in session {i}, step {step} of the rollout: the world is broken; training stops, the last checkpoint is sound"
 
-# %% ../../nbs/82_learning.training.ipynb #57459611
+# %% ../../nbs/82_learning.training.ipynb #7bce0c2d
 def build(config: PPOConfig, env: VecEnv, *, seed: int) -> PPO:
     "stable-baselines3's PPO with this configuration. Raises ParameterError."
     steps = _session_steps(env) * config.sessions_each
@@ -304,7 +307,7 @@ def build(config: PPOConfig, env: VecEnv, *, seed: int) -> PPO:
     if env.action_space.shape == (4,):
         with torch.no_grad():
             bias: Any = model.policy.action_net.bias
-            bias[2:] = config.size_init
+            bias[:2], bias[2:] = config.offset_init, config.size_init
     return model
 
 
@@ -432,7 +435,7 @@ def read_manifest(
         raise ModelError(f"{path} names {strange[0]!r}: a model holds .npz files of its own folder only")
     return manifest
 
-# %% ../../nbs/82_learning.training.ipynb #d856803e
+# %% ../../nbs/82_learning.training.ipynb #949537e4
 @dataclass(frozen=True, eq=False)
 class Model:
     "A trained policy: plain arrays and what is known about them."
@@ -544,9 +547,9 @@ def _restore(model: PPO, saved: Model) -> None:
 class _Keeper(BaseCallback):
     "Before each rollout: record, save, and set every source of randomness from the seed and the step count alone."
 
-    def __init__(self, run: dict[str, Any], *, every: int, probe: Any, probe_every: int, progress: Any) -> None:
+    def __init__(self, run: dict[str, Any], *, every: int, probe: Any, probe_every: int, keep_best: bool, progress: Any) -> None:
         super().__init__()
-        self.run, self.every, self.probe, self.probe_every, self.progress = run, every, probe, probe_every, progress
+        self.run, self.every, self.probe, self.probe_every, self.keep_best, self.progress = run, every, probe, probe_every, keep_best, progress
         self.started, self.before = time.perf_counter(), float(run["seconds"])
         self.saved = self.probed = int(run["steps"])
 
@@ -568,8 +571,11 @@ class _Keeper(BaseCallback):
         now = time.perf_counter()
         run["steps"], run["updates"], run["seconds"] = model.num_timesteps, model._n_updates, self.before + now - self.started
         due = self.probe is not None and (last or run["steps"] - self.probed >= self.probe_every)
+        before = [row["probe"] for row in run["curve"] if row["probe"] is not None]
         run["curve"].append(_row_of(model, run, _probe(model, run, self.probe) if due else None))
         if due:
+            if self.keep_best and run["curve"][-1]["probe"] > max(before, default=-np.inf):
+                _save(model, run, best=True)
             self.probed, self.before = run["steps"], self.before - (time.perf_counter() - now)
         if last or run["steps"] - self.saved >= self.every:
             self.saved = run["steps"]
@@ -629,14 +635,14 @@ def _versions() -> dict[str, str]:
     return out
 
 
-def _save(model: Any, run: dict[str, Any]) -> Path:
-    "Write the checkpoint of this moment and drop the oldest."
+def _save(model: Any, run: dict[str, Any], *, best: bool = False) -> Path:
+    "Write the checkpoint of this moment and drop the oldest, or write it as the best so far."
     folder = Path(run["out"]) / "checkpoints"
     manifest = {key: value for key, value in run.items() if key != "out"}
-    path = folder / f"{run['steps']:010d}"
+    path = Path(run["out"]) / "best" if best else folder / f"{run['steps']:010d}"
     shutil.rmtree(path, ignore_errors=True)
     write_model(path, _state_of(model), {**manifest, "versions": _versions(), "observation": list(OBSERVATION)[:model.observation_space.shape[0]]})
-    for old in sorted(p for p in folder.iterdir() if _whole(p.name))[:-KEEP]:
+    for old in [] if best else sorted(p for p in folder.iterdir() if _whole(p.name))[:-KEEP]:
         shutil.rmtree(old)
     return path
 
@@ -646,7 +652,7 @@ def _probe(model: Any, run: dict[str, Any], probe: Callable[[Any], float]) -> fl
     state = _state_of(model)
     return float(probe(LearnedPolicy(Model({"config": run["config"], "task": run["task"]}, state["policy"], {}, state["normaliser"], Path()))))
 
-# %% ../../nbs/82_learning.training.ipynb #82imit0c
+# %% ../../nbs/82_learning.training.ipynb #f9f45ea1
 def imitate(
     model: PPO,  # fresh, from build
     teacher: Any,  # a Policy
@@ -654,6 +660,7 @@ def imitate(
     sessions: int = 64,  # that the teacher plays, at least
     epochs: int = 40,  # passes over them
     noise: float = 0.2,  # s.d. added to what it plays, units of the action box
+    reach: float = 1.0,  # PPOConfig.size_reach
     seed: int = 0,
 ) -> float:  # r.m.s. difference to the teacher at the end, units of the action box
     "Begin as the clone of a policy: least squares on its actions. Raises ParameterError."
@@ -666,6 +673,7 @@ def imitate(
         wanted.append(checked_actions(teacher, raw[-1], _outs_of(env), env.get_attr("task")[0]))
         env.step(np.clip(wanted[-1] + noise * rng.standard_normal(wanted[-1].shape).astype(np.float32), -1.0, 1.0))
     x, y = (torch.as_tensor(v) for v in (env.normalize_obs(np.concatenate(raw)).astype(np.float32), np.concatenate(wanted)))
+    y[:, 2:].clamp_(-reach, reach)
     optimiser = torch.optim.Adam(model.policy.parameters(), lr=1e-3)
     for _ in range(epochs):
         for rows in np.array_split(rng.permutation(len(x)), max(len(x) // 512, 1)):
@@ -682,7 +690,7 @@ def _outs_of(env: Any) -> np.ndarray:
     inner = env.venv
     return inner.vector_env.outs.copy() if isinstance(inner, SB3Vec) else np.stack([one.unwrapped.out for one in inner.envs])
 
-# %% ../../nbs/82_learning.training.ipynb #c292d7ca
+# %% ../../nbs/82_learning.training.ipynb #6a5b7a1b
 def train(
     env_name: str,  # "as", "lob", "replay" or a registered id
     *,
@@ -698,6 +706,7 @@ def train(
     checkpoint_every: int = 100_000,  # steps
     probe: Callable[[Any], float] | None = None,  # what a policy is worth; kept in the learning curve
     probe_every: int = 100_000,  # steps
+    keep_best: bool = False,  # also keep the checkpoint that the probe finds highest, in out/best
     tensorboard: str | Path | None = None,  # folder for TensorBoard's logs
     progress: Callable[[dict[str, Any]], None] | None = None,  # called with each row of the learning curve
 ) -> Path:  # the run's folder, for load_model and policy_of
@@ -711,14 +720,14 @@ def train(
     env = make_sessions(run["env"], task=task_of(run["task"]), sessions=settings.sessions, world=run["world"])
     try:
         keeper = _Keeper(run, every=_check_whole("checkpoint_every", checkpoint_every), probe=probe,
-                         probe_every=_check_whole("probe_every", probe_every), progress=progress)
+                         probe_every=_check_whole("probe_every", probe_every), keep_best=keep_best, progress=progress)
         _learn(settings, env, run, saved, keeper, tensorboard, teacher)
     finally:
         torch.set_num_threads(threads)
         env.close()
     return Path(out)
 
-# %% ../../nbs/82_learning.training.ipynb #d9b6db6e
+# %% ../../nbs/82_learning.training.ipynb #3b4b8740
 def _learn(settings: PPOConfig, env: VecEnv, run: dict[str, Any], saved: Model | None, keeper: Any, tensorboard: Any,
            teacher: Any = None) -> None:
     "Build, restore, and let stable-baselines3 work."
@@ -726,7 +735,7 @@ def _learn(settings: PPOConfig, env: VecEnv, run: dict[str, Any], saved: Model |
     if saved is not None:
         _restore(model, saved)
     elif teacher is not None:
-        run["teacher"] = {"name": teacher.name, "error": imitate(model, teacher, seed=run["seed"])}
+        run["teacher"] = {"name": teacher.name, "error": imitate(model, teacher, reach=settings.size_reach, seed=run["seed"])}
     left = run["total"] - model.num_timesteps
     if left <= 0:
         return
