@@ -92,7 +92,7 @@ notebooks: $(VENV)/.dev ## after editing notebooks: export the package, clean, n
 	@python=$$(tools/need.sh bench) && { test -x .venv-bench/bin/python || "$$python" -m venv .venv-bench; }
 	@echo "Installing makerlab and its peers into .venv-bench: about 290 MB to download."
 	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -U '$(NEW_PIP)'
-	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e . polars QuantLib ray
+	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e . polars QuantLib ray gymnasium
 	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(BENCH_PEERS)
 	@touch $@
 
