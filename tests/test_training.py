@@ -19,10 +19,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from makerlab.core import ParameterError
 from makerlab.learning import env as E
 from makerlab.learning import training
+from makerlab.learning.baselines import fixed_spread
 from makerlab.learning.env import ASEnv, ASVectorEnv, Task
 from makerlab.learning.training import (
     Curriculum, LearnedPolicy, ModelError, Normaliser, PPOConfig, SB3Vec, SessionEnd, SharedTrunk, TrainingError, build, config_for,
-    count_parameters, learning_curve, load_model, make_sessions, newest, policy_of, read_manifest, train, world_name)
+    count_parameters, imitate, learning_curve, load_model, make_sessions, newest, policy_of, read_manifest, train, world_name)
 
 TASK = Task(steps=20, max_offset=10.0, inventory_penalty=0.05, end_penalty=0.5)
 SMALL = PPOConfig(sessions=8, batch_size=80, n_epochs=2)
@@ -431,3 +432,32 @@ def test_threads_are_put_back(tmp_path):
 def test_the_environments_do_not_import_torch():
     code = "import sys, makerlab.learning.env; sys.exit('torch' in sys.modules or 'stable_baselines3' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path):
+    told = iter([1.0, 3.0, 2.0])
+    run(tmp_path / "a", probe=lambda policy: next(told), probe_every=320, keep_best=True)
+    curve = learning_curve(tmp_path / "a").dropna(subset="probe")
+    assert curve["probe"].tolist() == [1.0, 3.0, 2.0]
+    assert read_manifest(tmp_path / "a" / "best")["steps"] == curve["steps"].tolist()[1] < read_manifest(tmp_path / "a")["steps"]
+    assert policy_of(tmp_path / "a" / "best").name and not (tmp_path / "b").exists()
+    run(tmp_path / "b", probe=lambda policy: 1.0, probe_every=320)
+    assert not (tmp_path / "b" / "best").exists()
+
+
+@pytest.mark.parametrize("reach", [1.0, 0.25])
+def test_a_teacher_is_copied_and_its_sizes_only_so_far(reach):
+    teacher = fixed_spread(TASK, offset=3.0)
+    model = build(SMALL, Normaliser(make_sessions("as", task=TASK, sessions=8), gamma=1.0), seed=1)
+    error = imitate(model, teacher, sessions=64, reach=reach, seed=1)
+    env = model.get_env()
+    obs = torch.as_tensor(env.normalize_obs(env.venv.reset()).astype(np.float32))
+    mean = model.policy.get_distribution(obs).distribution.mean.detach().numpy()
+    assert error < 0.1
+    np.testing.assert_allclose(mean, np.tile([-0.4, -0.4, reach, reach], (8, 1)), atol=0.15)
+
+
+def test_where_offsets_and_sizes_begin():
+    config = replace(SMALL, offset_init=-1.0, size_init=0.5)
+    model = build(config, Normaliser(make_sessions("as", task=TASK, sessions=8), gamma=1.0), seed=1)
+    assert model.policy.action_net.bias.tolist() == [-1.0, -1.0, 0.5, 0.5]
