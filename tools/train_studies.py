@@ -1,6 +1,6 @@
 """The long runs of studies 17 and 18: PPO over seeds and worlds, reward terms switched off, baselines beside it.
 
-    python tools/train_studies.py                 # everything, in order of importance; well over 40 minutes on one core
+    python tools/train_studies.py                 # everything, in order of importance; about two hours on one core
     python tools/train_studies.py --minutes 10    # stop beginning jobs after ten minutes; run again to go on
     python tools/train_studies.py --list          # the jobs and what is done
     python tools/train_studies.py --smoke         # all of it, tiny, to see that it runs (to another folder)
@@ -70,7 +70,7 @@ class Scale:
 
 
 FULL = Scale({"as": 3_200_000, "lob": 500_000}, {"as": 2048, "lob": 500}, {"as": 1024, "lob": 100})
-SMOKE = Scale({"as": 25_600, "lob": 6_400}, {"as": 64, "lob": 3}, {"as": 64, "lob": 2}, (1, 2))
+SMOKE = Scale({"as": 25_600, "lob": 6_400}, {"as": 64, "lob": 5}, {"as": 64, "lob": 2}, (1, 2))
 
 
 def jobs(scale):
