@@ -12,7 +12,7 @@ BENCH_PEERS := avellaneda-stoikov==0.1.0 hawkesbook==0.1.0 HawkesPyLib==0.3.0
 export OMP_NUM_THREADS ?= 1
 export PYTHONHASHSEED ?= 0
 
-.PHONY: help peers demo test check nightly mutants lab docs docs-preview bench readme notebooks clean
+.PHONY: help peers demo test check nightly mutants audit lab docs docs-preview bench readme notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -55,6 +55,7 @@ peers: .venv-peers/.replay ## the engine that replays are held against, in an en
 
 test: $(VENV)/.dev $(VENV)/.katex .venv-peers/.replay ## install what the tests need, then run everything that CI runs
 	@tools/need_r.sh
+	@tools/need_live.sh
 	@$(BIN)/python tools/check.py
 
 check: ## everything that CI runs, without the installing
@@ -66,6 +67,10 @@ nightly: $(VENV)/.dev .venv-peers/.replay ## what is too slow for every landing:
 
 mutants: $(VENV)/.dev ## switch each guard of the trading stack off once and see a test fail (minutes)
 	@$(BIN)/python tools/mutants.py --quiet
+
+audit: ## known weaknesses of the pinned dependencies; needs the package index itself, not a mirror, and fails where it cannot ask
+	@python=$$(tools/need.sh test) && { test -x .venv-audit/bin/pip-audit || { "$$python" -m venv .venv-audit && .venv-audit/bin/python -m pip install -qq --disable-pip-version-check pip-audit==2.10.1; }; }
+	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 lab: $(VENV)/.dev ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab nbs/index.ipynb
@@ -92,7 +97,7 @@ notebooks: $(VENV)/.dev ## after editing notebooks: export the package, clean, n
 	@python=$$(tools/need.sh bench) && { test -x .venv-bench/bin/python || "$$python" -m venv .venv-bench; }
 	@echo "Installing makerlab and its peers into .venv-bench: about 290 MB to download."
 	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -U '$(NEW_PIP)'
-	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e . polars QuantLib ray gymnasium
+	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[live]' polars QuantLib ray gymnasium
 	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(BENCH_PEERS)
 	@touch $@
 

@@ -20,6 +20,7 @@ ROWS = {
     "J": ("row_j.py", "block bootstrap of a day's P&L, 10,000 replicates"),
     "K": ("row_k.py", "a grid of backtests on two workers, and on a local Ray cluster"),
     "IV": ("row_iv.py", "implied volatilities of a wide grid"),
+    "LIVE": ("row_live.py", "a live session from a book event to its order, and messages a second"),
     "OVERHEAD": ("row_overhead.py", "Python's overhead for one market event through quoting, risk and orders"),
 }
 

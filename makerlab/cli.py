@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Source', 'Symbol', 'Zone', 'Format', 'Trades', 'Start', 'End', 'Exchange', 'Hours', 'Clean', 'Json', 'Out', 'app',
-           'EventFile', 'EventFormat', 'config_app', 'data_app', 'plain', 'say', 'guarded', 'os_debug', 'progress',
-           'seconds', 'inspect', 'features', 'calibrate', 'backtest', 'sweep_command', 'replay_command',
+           'EventFile', 'EventFormat', 'config_app', 'data_app', 'LiveFile', 'plain', 'say', 'guarded', 'os_debug',
+           'progress', 'seconds', 'inspect', 'features', 'calibrate', 'backtest', 'sweep_command', 'replay_command',
            'ladder_command', 'config', 'config_check', 'config_example', 'report', 'data_list', 'data_fetch', 'demo',
-           'simulate_command', 'train_command', 'evaluate_command', 'main']
+           'simulate_command', 'train_command', 'evaluate_command', 'venue', 'record_command', 'live_command',
+           'kill_command', 'rearm_command', 'reconcile_command', 'main']
 
 # %% ../nbs/99_cli.ipynb #95f885bd
 import os
@@ -25,14 +26,14 @@ _OURS = os.path.basename(sys.argv[0] if sys.argv else "").startswith("mm-engine"
 if _OURS:
     signal.signal(signal.SIGINT, _early_interrupt)
 
-# %% ../nbs/99_cli.ipynb #30ca1e42
+# %% ../nbs/99_cli.ipynb #7fa66a08
+import contextlib
 import dataclasses
 import functools
 import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -127,13 +128,13 @@ def guarded(
 
     return run
 
-# %% ../nbs/99_cli.ipynb #62f0c21a
+# %% ../nbs/99_cli.ipynb #5a6eb333
 def os_debug() -> bool:
     "Whether the user asked to see tracebacks."
     return bool(os.environ.get("MM_ENGINE_DEBUG"))
 
 
-@contextmanager
+@contextlib.contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
     "A spinner with elapsed time on standard error; silent unless that is a terminal."
     console = Console(stderr=True)
@@ -533,7 +534,7 @@ def _replay_answer(results: Any) -> dict[str, Any]:
                    "fees": results.attribution.fees, "net": results.attribution.total, "net_ci": None if total is None else [total.lo, total.hi],
                    "variants": i["variants"], "order_stream": results.digest}
 
-# %% ../nbs/99_cli.ipynb #c7d02448
+# %% ../nbs/99_cli.ipynb #e1618355
 @app.command(name="replay")
 @guarded
 def replay_command(file: EventFile, format: EventFormat = None, symbol: Symbol = None,
@@ -561,10 +562,17 @@ def replay_command(file: EventFile, format: EventFormat = None, symbol: Symbol =
         results = replay_file(file, format=kind, symbol=symbol, strategy=strategy, half_ticks=half_ticks, skew_ticks=skew_ticks, order_qty=order_qty, max_position=max_position,
                               interval_ms=interval_ms, queue=queue, feed_latency=_latency("feed_latency_ms", feed_latency_ms), order_latency=_latency("order_latency_ms", order_latency_ms),
                               fee_bps=fee_bps, tick_size=tick_size, lot_size=lot_size, settings=settings)
-        answer = _replay_answer(results) | {"written": _written(results, positions, out)}
+        answer = _replay_answer(results) | _book_of(file, symbol) | {"written": _written(results, positions, out)}
     say(answer, as_json=True) if as_json else _tell_replay(results, answer)
 
-# %% ../nbs/99_cli.ipynb #07f7003f
+# %% ../nbs/99_cli.ipynb #37fc3c4f
+def _book_of(file: str, symbol: str | None) -> dict[str, Any]:
+    "The fingerprint of the book that a recording ends with; nothing for other files."
+    from makerlab.data.recording import digest_book, final_book, is_recording, read_recording
+
+    return {"book": digest_book(*final_book(read_recording(file, symbol=symbol)))} if is_recording(Path(file)) else {}
+
+
 def _written(results: Any, positions: str | None, out: str | None) -> list[str]:
     "Write what was asked for: positions as .npy, reports into a folder. Raises ParameterError for another suffix."
     import io as _io
@@ -803,6 +811,99 @@ def evaluate_command(model: Annotated[str, typer.Argument(metavar="MODEL", help=
     typer.echo(verdict_text(found, form=shown, width=shutil.get_terminal_size((160, 24)).columns))
     if shown == "table":
         typer.echo(f"Report: {next(p for p in written if p.endswith('report.html'))}")
+
+# %% ../nbs/99_cli.ipynb #fc7ccb65
+LiveFile = Annotated[str, typer.Option("--config", metavar="FILE", help="YAML of a live session, such as ops/example.yaml")]
+
+
+def _needs_live() -> None:
+    "Raises ParameterError naming what the extra live would bring and is not installed."
+    from importlib.util import find_spec
+
+    missing = [name for name in ("aiohttp", "msgspec", "prometheus_client", "redis", "cryptography") if find_spec(name) is None]
+    if missing:
+        raise ParameterError(f"this command needs {', '.join(missing)}, not installed here: pip install 'makerlab[live]'")
+
+
+@app.command()
+@guarded
+def venue(port: Annotated[int, typer.Option(help="0 takes any that is free")] = 8787, host: Annotated[str, typer.Option(help="who may reach it; this machine only when not given")] = "127.0.0.1",
+          market: Annotated[str, typer.Option(help="spot or usdm")] = "spot", seed: Annotated[int, typer.Option(help="of the strangers")] = 0,
+          speed: Annotated[float, typer.Option(help="seconds of the venue in a second")] = 1.0, price: Annotated[str, typer.Option(help="where prices begin")] = "60000",
+          run_for: Annotated[str | None, typer.Option("--seconds", help="how long, such as 60s; until Ctrl-C when not given")] = None) -> None:
+    "A simulated Binance on this machine: REST, streams, websocket API, two accounts, a fault port. Needs makerlab[live]."
+    _needs_live()
+    import asyncio
+
+    from makerlab.live.simulated import run_venue
+
+    with contextlib.suppress(KeyboardInterrupt):  # the usual end
+        asyncio.run(run_venue(host=host, port=port, market=market, seed=seed, speed=speed, price=price,
+                              seconds=None if run_for is None else seconds(run_for, name="seconds"), say=functools.partial(print, flush=True)))
+
+# %% ../nbs/99_cli.ipynb #523133ba
+@app.command("record")
+@guarded
+def record_command(symbol: Annotated[list[str], typer.Option(help="such as BTCUSDT; give it again for more")], out: Annotated[str, typer.Option(help="folder of the recording; continued when there is one")],
+                   hosts: Annotated[str, typer.Option(help="spot, usdm, spot-testnet, spot-demo, usdm-demo, or the address of a simulated venue")] = "spot",
+                   market: Annotated[str, typer.Option(help="of a simulated venue: spot or usdm")] = "spot",
+                   run_for: Annotated[str | None, typer.Option("--seconds", help="how long, such as 60s; until Ctrl-C when not given")] = None, as_json: Json = False) -> None:
+    "Record a market into a folder that inspect and replay read; every acknowledged batch survives kill -9. Needs makerlab[live]."
+    _needs_live()
+    from makerlab.live.recorder import rebuild, run_record
+
+    found = run_record(symbol, out, hosts=hosts, market=market, seconds=None if run_for is None else seconds(run_for, name="seconds"),
+                       on_alarm=lambda text: typer.echo(f"mm-engine: {text}", err=True))
+    say({**found, "book": {s: rebuild(out, symbol=s) for s in found["symbols"]}}, as_json=as_json)
+
+# %% ../nbs/99_cli.ipynb #4d7316be
+@app.command("live")
+@guarded
+def live_command(config: LiveFile, testnet: Annotated[bool, typer.Option("--testnet", help="send orders to the testnet of the file's venue")] = False,
+                 paper: Annotated[bool, typer.Option("--paper", help="real market data, fills by a model, nothing sent")] = False,
+                 dry_run: Annotated[bool, typer.Option("--dry-run", help="decide, and send nothing")] = False) -> None:
+    "Quote: a dry run unless the file or an option says otherwise. Ctrl-C cancels everything and verifies. Needs makerlab[live]."
+    _needs_live()
+    from makerlab.live.guardian import run_live
+
+    modes = [name for name, said in (("testnet", testnet), ("paper", paper), ("dry-run", dry_run)) if said]
+    if len(modes) > 1:
+        raise ParameterError(f"--{' and --'.join(modes)} together: give one of them")
+    raise typer.Exit(run_live(config, mode=modes[0] if modes else None))
+
+
+@app.command("kill")
+@guarded
+def kill_command(config: LiveFile, reason: Annotated[str, typer.Option(help="for the journal")] = "operator") -> None:
+    "Stop an engine from anywhere: nothing new, all cancelled, verified; it stays stopped until rearm. Needs makerlab[live]."
+    _needs_live()
+    from makerlab.live.guardian import run_kill
+
+    raise typer.Exit(run_kill(config, reason=reason))
+
+# %% ../nbs/99_cli.ipynb #52af3185
+@app.command("rearm")
+@guarded
+def rearm_command(config: LiveFile, operator: Annotated[str, typer.Option(help="whose decision it is")], reason: Annotated[str, typer.Option(help="for the journal")] = "") -> None:
+    "Undo a kill or a halt, in a person's name. Needs makerlab[live]."
+    _needs_live()
+    from makerlab.live.guardian import run_rearm
+
+    run_rearm(config, operator=operator, reason=reason)
+    typer.echo(f"armed again by {operator}: the next mm-engine live may quote")
+
+# %% ../nbs/99_cli.ipynb #72fbfa88
+@app.command("reconcile")
+@guarded
+def reconcile_command(run: Annotated[str, typer.Argument(metavar="RUN", help="folder of a live session, its YAML file, or its journal")],
+                      recording: Annotated[str | None, typer.Option(help="folder of the recording; where the session says when not given")] = None,
+                      config: Annotated[str | None, typer.Option(metavar="FILE", help="YAML of the session; what it wrote down when not given")] = None,
+                      out: Annotated[str | None, typer.Option(help="folder for the tables")] = None) -> None:
+    "A live run beside its replay: where orders, fills and profit differ, and why. Needs makerlab[live]."
+    _needs_live()
+    from makerlab.live.reconcile import run_reconcile
+
+    raise typer.Exit(run_reconcile(run, recording=recording, config=config, out=out, say=typer.echo))
 
 # %% ../nbs/99_cli.ipynb #78cd42f7
 def _heard_in_vain(lost: Any) -> None:

@@ -1,5 +1,7 @@
 "What the tests share: where real data is, and a summary that says aloud what could not be tested."
+import contextlib
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,11 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     against = [r for kind in ("passed", "failed") for r in reports(kind) if "peer" in getattr(r, "keywords", {})]
     if against or peers:
         terminalreporter.line(f"PEERS: {len(against)} tests ran another engine beside ours, {len(peers)} were SKIPPED for want of it" + (" <<<<<< make peers" if peers else ""))
+    servers = live_skips(terminalreporter)
+    if servers:
+        refused = "LIVE" in os.environ.get("MAKERLAB_REFUSE_SKIPS", "").split(",")
+        terminalreporter.line(f"LIVE: {len(servers)} tests were SKIPPED for want of redis-server, prometheus or promtool <<<<<< tools/need_live.sh"
+                              + (": this run fails" if refused else ""), red=True)
     if context:
         terminalreporter.line(f"ORACLES, context only (nothing to assert): {', '.join(context)}")
     for line in later:
@@ -78,6 +85,22 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
         terminalreporter.line(f"FAILED BEFORE PYTEST: {before} (see above): this run fails", red=True)
 
 
+def live_skips(reporter) -> list:
+    "Tests of the live wing that had no server to run against: reasons that begin with LIVE:"
+    return [r for r in reporter.stats.get("skipped", []) if "LIVE: " in (r.longrepr[2] if isinstance(r.longrepr, tuple) else str(r.longrepr))]
+
+
+def dismiss_guardians(folder: Path) -> None:
+    "Guardians of sessions that a test killed try for ever to reach a venue that is gone with the test: they end here."
+    for told in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = told.read_bytes()
+            if b"guardian_main" in words and str(folder).encode() in words:
+                os.kill(int(told.parent.name), signal.SIGKILL)
+
+
 def pytest_sessionfinish(session, exitstatus):
-    if os.environ.get("MAKERLAB_CHECK_FAILED") and session.exitstatus == 0:
+    dismiss_guardians(session.config._tmp_path_factory.getbasetemp())
+    refused = "LIVE" in os.environ.get("MAKERLAB_REFUSE_SKIPS", "").split(",") and live_skips(session.config.pluginmanager.get_plugin("terminalreporter"))
+    if (os.environ.get("MAKERLAB_CHECK_FAILED") or refused) and session.exitstatus == 0:
         session.exitstatus = 1

@@ -281,7 +281,7 @@ class VenueContract:
         await b.place("part", 1, b.BID + 1, 4)
         await b.trade(-1, b.BID + 1, 1)
         await b.place("gone", 1, b.ASK, 30, "ioc")
-        await b.place("bad", 1, b.ASK, 1)
+        await b.place("bad", 1, b.ASK + 1, 1)  # the ask itself is gone where our own taking shows
         await b.place("out", -1, b.ASK, 1)
         await b.venue.cancel(CancelOrder("out"))
         for name in ("alive", "part", "gone", "bad", "out", "nobody"):

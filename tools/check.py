@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,14 +99,36 @@ def bounds() -> bool:
         return run(PYTHON, "-m", "pytest", "-q", "-m", "bounds", "tests", env=ENV | {"NUMBA_BOUNDSCHECK": "1", "MAKERLAB_CACHE_DIR": cache})
 
 
+def live_tests() -> list[str]:
+    "The test files of the live wing: sockets, servers, processes that are killed. They wait more than they compute."
+    return sorted(str(p.relative_to(ROOT)) for name in LIVE for p in (ROOT / "tests").glob(f"test_{name}*.py"))
+
+
+def start_live() -> Future:
+    "The tests of the live wing in a thread, beside the steps that need one processor only; what they say waits."
+    command = [PYTHON, "-m", "pytest", "-q", "--durations=10", *live_tests()]
+    beside = ThreadPoolExecutor(1)
+    return beside.submit(subprocess.run, command, cwd=ROOT, env=ENV, capture_output=True, text=True)
+
+
+def live(running: Future | None = None) -> bool:
+    "Wait for the tests of the live wing, and say what they said."
+    done = (running or start_live()).result()
+    print(done.stdout + done.stderr, flush=True)
+    return done.returncode == 0
+
+
 def tests(failed: list[str]) -> int:
-    "pytest over tests/ and, with nbval, over the studies. Its summary names the steps that failed before it."
-    command = [PYTHON, "-m", "pytest", "-q", "--nbval", "--nbval-current-env",
-               "--nbval-sanitize-with", "tests/nbval_sanitize.cfg", "--durations=10", "tests", "mm_nbs"]
+    "pytest over the rest of tests/ and, with nbval, over the studies. Its summary names the steps that failed before it."
+    command = [PYTHON, "-m", "pytest", "-q", "--nbval", "--nbval-current-env", "--nbval-sanitize-with", "tests/nbval_sanitize.cfg",
+               "--durations=10", *(f"--ignore={file}" for file in live_tests()), "tests", "mm_nbs"]
     return subprocess.run(command, cwd=ROOT, env={**ENV, "MAKERLAB_CHECK_FAILED": ", ".join(failed)}).returncode
 
 
-STEPS = {"lint": lint, "types": types, "derived": derived, "notebooks": notebooks, "site": site, "links": links, "nojit": nojit, "bounds": bounds}
+STEPS = {"lint": lint, "types": types, "derived": derived, "notebooks": notebooks, "site": site, "links": links,
+         "nojit": nojit, "bounds": bounds, "live": live}
+LIVE = ("live_", "simulated", "binance_", "recorder", "journal", "mirror", "metrics", "ibkr", "paper", "engine", "guardian", "reconcile",
+        "monitor", "fault_matrix", "soak", "cli_live")
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
 ENV.pop("MPLBACKEND", None)  # nbval needs the notebooks' own inline figures
 
@@ -115,12 +138,14 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"no step {', '.join(unknown)}: there are {', '.join([*STEPS, 'tests'])}")
         return 2
-    failed = []
+    failed, beside = [], None
     for name, step in STEPS.items():
         if names and name not in names:
             continue
+        if name == "site" and not names:  # from here on a processor is free
+            beside = start_live()
         start = time.perf_counter()
-        good = step()
+        good = live(beside) if name == "live" else step()
         print(f"== {name}: {'ok' if good else 'FAILED'} ({time.perf_counter() - start:.1f} s)", flush=True)
         failed += [] if good else [name]
     if names and "tests" not in names:

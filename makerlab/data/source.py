@@ -30,6 +30,7 @@ from .events import TRADE as _TRADE
 from .events import Events, events_from_quotes, read_events, read_hftbacktest
 from .lob import load_lobster, lobster_files
 from .lob_events import lobster_events
+from .recording import is_recording, load_recording
 from .samples import SAMPLE_SPECS, load_sample
 from .taq import _date_of_name, _known, _symbol_labels, load_quotes, load_trades, read_rda
 
@@ -107,6 +108,8 @@ def _detect_folder(
     path: Path,  # a folder
 ) -> str:  # a kind
     "The kind of a folder's files. Raises DataError."
+    if is_recording(path):
+        return "binance"
     names = sorted(p.name for p in path.iterdir())
     if any(n.lower().endswith(_R) for n in names):
         return "rda"
@@ -473,7 +476,8 @@ def _read_kind(
         if value is not None:
             raise ParameterError(f"{name} = {value!r}: a {kind} source has its own; leave it out")
     if kind == "binance":
-        return load_binance(path, symbol=symbol, tick_size=tick_size, lot_size=lot_size, from_scratch=from_scratch, repair=repair)
+        load = load_recording if path.is_dir() else load_binance
+        return load(path, symbol=symbol, tick_size=tick_size, lot_size=lot_size, from_scratch=from_scratch, repair=repair)
     if kind == "databento":
         return load_dbn(path, symbol=symbol, tick_size=tick_size, repair=repair)
     if kind == "bitstamp":

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..core import BUY, ParameterError
-from .orders import OrderEvent, OrderManager
+from .orders import OrderEvent, OrderManager, Reconciliation
 from .risk import Action, Alert, CancelAll, Flatten, Halt, Hedge, RiskGuard, TradingState
 from .valuation import Valuer
 from .venue import Report, Request, TopOfBook, VenueSnapshot
@@ -88,6 +88,7 @@ class _Parts:
         self._taken: dict[tuple[str, int], int] = {}
         self._hedged_ns = -(1 << 62)
         self._adopted: dict[str, int] = {}  # lots taken over whose price is not known yet
+        self.compared: Reconciliation | None = None  # what the last snapshot differed in
 
 # %% ../../nbs/55_execution.trader.ipynb #16fcd367
 def _hear(t: Any, now_ns: int) -> None:
@@ -233,7 +234,7 @@ class Trader(_Asked):
 
     def on_snapshot(self, snapshot: VenueSnapshot, *, now_ns: int, venue: str | None = None) -> list[Request]:
         "The venue's own account of us: reconcile; lots that are taken over enter the guard's ledger at the mid, or at the first one that comes."
-        found = self.orders.reconcile(snapshot, now_ns=now_ns, venue=venue)
+        self.compared = found = self.orders.reconcile(snapshot, now_ns=now_ns, venue=venue)
         for symbol, lots in found.adopted.items():
             self._adopted[symbol] = self._adopted.get(symbol, 0) + lots
         _price_adopted(self)
