@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -26,6 +27,7 @@ RULES = SymbolRules(symbol=S, tick="0.01", lot="0.001", min_qty="0.001", max_qty
 LEVELS = tuple((side, MID - side * (2 + k), 5) for side in (1, -1) for k in range(DEPTH))
 FAST = Settings(timeout_s=0.6, ask_s=3.0, heartbeat_s=0.4, echo_s=5.0, backoff_s=(0.02, 0.1), order_wait_s=0.3)
 POLICY = FeedPolicy(silence_s={"depth": 1.0}, ping_s=0.4, backoff_s=(0.02, 0.1), snapshot_backoff_s=(0.02, 0.1), snapshot_limit=1000, overlap_s=1.0)
+CALM = {"settings": replace(FAST, heartbeat_s=4.0), "policy": replace(POLICY, ping_s=4.0, silence_s={"depth": 4.0})}  # where no connection may be given up, though the machine be busy
 SESSION = {
     "strategy": "mm", "instruments": {S: {"tick_size": 0.01, "lot_size": 0.001, "venue": "binance"}},
     "quoting": {"style": "skewed", "max_inventory_lots": 10, "half_spread_ticks": 3.0, "skew": {"shape": "linear", "ticks": 2.0}, "size": {"lots": 2}, "refresh": {"every_ms": 20, "tolerance_ticks": 1}},
@@ -169,7 +171,7 @@ class Day(Truth):
         self.shared = sim is not None
         self.sim = sim or SimulatedVenue(symbols=[RULES], flow=None, levels={S: LEVELS}, market=market, balances=balances, limits=limits or {"orders": ((5000, 10),)}, maker_bps=fees[0], taker_bps=fees[1], speed=speed)
         self.crowd, self.crowd_on, self.session, self.said, self.engines = Crowd(self.sim, seed), crowd, session, [], []
-        self.notes = {}
+        self.watched = []
 
     async def __aenter__(self):
         self.undo = quick(self.settings, self.policy)
@@ -192,7 +194,20 @@ class Day(Truth):
     def begin(self):
         "Start the session."
         self.engines.clear()
-        self.task = asyncio.ensure_future(guardian.live(self.config, say=self.said.append, watched=False, signals=False, started=lambda e, c: self.engines.append(e)))
+        self.task = asyncio.ensure_future(guardian.live(self.config, say=self.say, watched=False, signals=False, started=lambda e, c: self.engines.append(e)))
+
+    def say(self, line):
+        "A line of the session's log; whoever watches for its words looks at once."
+        self.said.append(line)
+        for words, look, seen in self.watched:
+            if words in line:
+                seen.append(look())
+
+    def at(self, words, look):
+        "What look() gives at each line with these words: the moment itself, which a test that asks every 5 ms can miss."
+        seen = []
+        self.watched.append((words, look, seen))
+        return seen
 
     async def stop(self):
         "A graceful end; its exit status."
@@ -240,8 +255,12 @@ class Day(Truth):
         return any(all(w in line for w in words) for line in self.said)
 
     async def pulled(self, timeout_s=None):
-        "Seconds until nothing of ours rests."
-        return await until(lambda: not self.resting(), timeout_s, self.why)
+        "Seconds until nothing of ours rests, and nothing is on its way there."
+        return await until(lambda: not self.resting() and not self.m.live(), timeout_s, self.why)
+
+    def wrote_since(self, time_ns):
+        "New orders that the session wrote down after that time of its clock: what it wanted, whenever it arrives."
+        return [k for _, t, word, k, _ in self.engine.journal.rows() if word == "new" and t > time_ns]
 
     async def quoting_again(self, timeout_s=None, after=None):
         "Seconds until two quotes stand that were sent after that row of the truth, with a book that can be believed."

@@ -169,7 +169,7 @@ def test_03_a_change_is_missing(tmp_path, market):
 
 
 async def row_04(folder, market="spot"):
-    async with Day(folder, market) as d:
+    async with Day(folder, market, **kit.CALM) as d:
         f = d.fault("duplicate", stream="*usdt@*", n=60)
         took = await until(lambda: f.hits >= 60 and d.engine.feed.stats.duplicates >= 60, what=d.why)
         await at_rest(d)
@@ -242,8 +242,9 @@ async def row_08(folder, policy=POLICY):
     async with Day(folder, policy=policy) as d:
         since, begin = now_row(d), time.monotonic()
         d.fault("mute", stream="*@depth*")
-        await d.pulled(8)  # silence of 1 s
-        assert d.heard("feed: silence", "btcusdt@depth@100ms") and d.engine.counts["alarm silence"] == 1
+        await until(lambda: d.heard("feed: silence", "btcusdt@depth@100ms"), 8, d.why)  # silence of 1 s
+        await d.pulled()
+        assert d.engine.counts["alarm silence"] == 1
         d.sim.clear("mute")
         await d.quoting_again(after=since)
         took = time.monotonic() - begin
@@ -297,7 +298,7 @@ def longest_without(d, since):
 
 
 async def row_09(folder, market="spot"):
-    async with Day(folder, market) as d:
+    async with Day(folder, market, **kit.CALM) as d:
         since, begin = now_row(d), time.monotonic()
         d.fault("shutdown", grace_s=0.8)
         await until(lambda: d.engine.feed.stats.handovers >= len(d.engine.feed._links) and d.engine.venue.counts["renewed"] >= 1, 6, d.why)
@@ -322,6 +323,7 @@ def test_09_the_venue_closes_its_connections(tmp_path, market):
 async def row_10(folder, market="spot", how="cut"):
     async with Day(folder, market) as d:
         since, begin, fills = now_row(d), time.monotonic(), len(d.truth("trade"))
+        down = d.at("connection: disconnected", lambda: set(d.engine.trader.guard.down))
         if how == "blackhole":
             d.fault("blackhole", kind="user")
         elif how == "terminated":
@@ -330,7 +332,7 @@ async def row_10(folder, market="spot", how="cut"):
             d.fault("cut", kind="user", torn=True)
         d.crowd.move(d.crowd.mid + 5)  # through our ask, while nobody listens
         await until(lambda: d.heard("connection: disconnected"), 5, d.why)
-        assert d.engine.trader.guard.down and len(d.truth("trade")) > fills
+        assert down and all(down) and len(d.truth("trade")) > fills  # a line may be back a millisecond later
         d.sim.clear("blackhole")
         await until(lambda: d.heard("connection: reconnected"), 5, d.why)
         await d.quoting_again(after=since)
@@ -379,9 +381,9 @@ def watch_requests(d):
 async def row_12(folder, market="spot"):
     async with Day(folder, market) as d:
         since, begin = now_row(d), time.monotonic()
-        f = d.fault("throttle", seconds=2)
+        f = d.fault("throttle", seconds=3)
         await until(lambda: f.hits, 5, d.why)
-        await asyncio.sleep(0.1)  # what was under way
+        await asyncio.sleep(0.5)  # what was under way
         seen, until_ns = watch_requests(d), f.args["until"]
         while d.sim.clock.now_ns() < until_ns - 100 * MS:
             assert sum(m != "DELETE" for _, m, _ in seen) == 0 and len(seen) <= 1, f"{seen} inside the window"
@@ -397,15 +399,15 @@ async def row_12(folder, market="spot"):
 
 @pytest.mark.parametrize("market", ["spot", "usdm"])
 def test_12_too_many_requests(tmp_path, market):
-    run(row_12, tmp_path, market, bound_s=9)  # 2 s of silence asked for, in whole seconds
+    run(row_12, tmp_path, market, bound_s=10)  # 3 s of silence asked for, in whole seconds
 
 
 async def row_13(folder):
     async with Day(folder, settings=replace(FAST, ask_s=0.5)) as d:
         since, begin = now_row(d), time.monotonic()
-        d.fault("ban", seconds=2)
+        d.fault("ban", seconds=3)
         await until(lambda: "banned" in d.engine.venue.budget.until, 5, d.why)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)  # what was under way
         seen, end = watch_requests(d), d.engine.venue.budget.until["banned"]
         while d.engine.venue._now_ns() < end - 100 * MS:
             assert not seen, f"no request at all until the ban ends: {seen}"
@@ -418,7 +420,7 @@ async def row_13(folder):
 
 
 def test_13_banned(tmp_path):
-    run(row_13, tmp_path, bound_s=9)  # 2 s of ban
+    run(row_13, tmp_path, bound_s=10)  # 3 s of ban
 
 
 # ---------------------------------------------------------------- 14 to 17: did it execute?
@@ -461,9 +463,7 @@ async def row_15(folder, market="spot", how="reset"):
         sent = set(d.m.orders)
         begin, f = time.monotonic(), d.fault("request", op="place", how=how, executed=False, n=2)
         await until(lambda: f.hits == 2, 5, d.why)
-        doubted = {o.client_id for o in d.m.unknown()} or set()
         await until(lambda: d.metric("orders_total", event="UNKNOWN", reason="") >= 1, 5, d.why)
-        doubted |= {o.client_id for o in d.m.unknown()}
         await until(lambda: not d.m.unknown(), 8, d.why)
         after = now_row(d)
         await d.quoting_again(after=max(0, after - 2))
@@ -517,7 +517,7 @@ async def row_17(folder, market="spot"):
         d.crowd.on = False
         await until(lambda: d.quotes() and d.m.quiet, 5, d.why)
         since, begin = now_row(d), time.monotonic()
-        d.fault("request", op="place", how="slow", delay_ms=1000, n=2)
+        d.fault("request", op="place", how="slow", delay_ms=2000, n=2)
         d.crowd.move(d.crowd.mid + 2)  # the quotes are moved, and the answers are slow
         fresh = lambda: [x for x in d.truth("new") if x["seq"] >= since and x["left_lots"]]
         await until(fresh, 5, d.why)
@@ -539,7 +539,7 @@ async def row_17(folder, market="spot"):
 
 @pytest.mark.parametrize("market", ["spot", "usdm"])
 def test_17_the_fill_comes_before_the_answer(tmp_path, market):
-    run(row_17, tmp_path, market, bound_s=1)  # the answer takes 1 s
+    run(row_17, tmp_path, market, bound_s=2)  # the answer takes 2 s
 
 
 # ---------------------------------------------------------------- 18 to 21: orders and executions cross
@@ -645,8 +645,8 @@ async def row_21(folder, market="spot", found="cancel"):
             assert d.heard("alert", "somebody-else", "not of this session")
             await d.quoting_again()
         else:
+            await until(lambda: "not of this session" in d.engine.trader.guard.latch.tripped.get("*", ""), 5, d.why)
             await d.pulled()
-            assert "not of this session" in d.engine.trader.guard.latch.tripped["*"]
             await until(lambda: d.metric("kill_switch") == 1, 5, d.why)  # told at the next reading, some tenths later
         await at_rest(d)
         return took
@@ -1028,13 +1028,13 @@ async def row_28(folder, market="spot", status="CANCEL_ONLY"):
         begin = time.monotonic()
         d.fault("symbol_status", status=status)
         await until(lambda: d.engine.closed.get(S), 6, d.why)
-        closed = time.monotonic() - begin
+        closed, since_ns = time.monotonic() - begin, d.engine.clock()
         if status != "HALT":  # a halted market takes no cancels either
             await d.pulled()
         since = now_row(d)
         await asyncio.sleep(0.5)
-        late = [x for x in d.truth("new", "refused") if x["seq"] >= since]
-        assert not late and status in d.engine.status()["symbols"][S]["closed"] and d.heard(f"is {status}"), late
+        assert not d.wrote_since(since_ns) and not [x for x in d.truth("new") if x["seq"] >= since]
+        assert status in d.engine.status()["symbols"][S]["closed"] and d.heard(f"is {status}")
         d.fault("symbol_status", status="TRADING")
         took = closed + await d.quoting_again(after=since)
         await at_rest(d)
@@ -1153,8 +1153,7 @@ async def row_31(folder, how="throttled", market="spot"):
         d.sim.clear()
         await d.sim.flushed()
         assert not d.resting() and not [x for x in d.truth("new") if x["seq"] >= since], "nothing after the kill"
-        wrote = [t for _, t, w, _, _ in d.engine.journal.rows() if w == "new"]
-        assert max(wrote) <= killed, "no order was even thought of after it"
+        assert not d.wrote_since(killed), "no order was even thought of after it"
         assert d.metric("kill_switch") == 1 and d.heard("kill: verified") and "kill: row 31" in d.engine.trader.guard.latch.tripped["*"]
         await at_rest(d)
         return done["seconds"]
