@@ -32,7 +32,7 @@ class Bot:
     def __init__(self, venue, *, patience=PATIENCE, policy=RequotePolicy(), pairs=False, session="s1"):
         self.venue, self.pairs, self.reports, self.wanted = venue, pairs, [], None
         self.m = OrderManager(venue.instruments, session=session, capabilities=venue.capabilities, patience=patience, policy=policy)
-        self.snapshots, self.waits = 0, set()
+        self.snapshots, self.on_lost = 0, lambda: None
 
     async def __aenter__(self):
         await self.venue.connect()
@@ -57,6 +57,8 @@ class Bot:
         async for r in self.venue.events():
             self.reports.append(r)
             self.m.handle(r, now_ns=self.now())
+            if r.kind == "disconnected":
+                self.on_lost()
             await self.send()
 
     async def tick(self):
@@ -168,10 +170,12 @@ async def row_10(market, how):
     async with world(market) as w:
         o, extra = w.bot.place(1, BID + 1, 6), w.bot.place(-1, ASK, 2)
         await w.rest()
+        tried = []
+        w.bot.on_lost = lambda: tried.append(w.bot.place(1, BID, 1).state)  # at that moment: the line may be back a millisecond later
         w.fault("blackhole", kind="user") if how == "blackhole" else w.fault("terminate_user_stream") if how == "terminated" else w.fault("cut", kind="user", torn=how == "torn")
         w.fault("trade", side=-1, tick=BID + 1, lots=2)  # while nobody listens
         await until(lambda: w.bot.said("disconnected"))
-        assert w.bot.place(1, BID, 1).state is State.DENIED, "new orders stop"
+        assert set(tried) == {State.DENIED}, "new orders stop"
         if how == "blackhole":
             w.sim.clear("blackhole")
         await until(lambda: w.bot.said("reconnected"))
@@ -331,6 +335,7 @@ async def row_13(market):
         w.fault("ban", seconds=2)
         w.bot.place(1, BID - 1, 1)
         await until(lambda: "banned" in w.venue.budget.until)
+        await asyncio.sleep(0.3)  # what was under way
         seen, end = watch_requests(w), w.venue.budget.until["banned"]
         w.bot.cancel(o)
         w.bot.place(1, BID - 1, 1)
@@ -346,6 +351,24 @@ async def row_13(market):
 @pytest.mark.parametrize("market", LIVE)
 def test_13_banned(market):
     run(row_13, market)
+
+
+def test_13_cancels_do_not_pile_up_in_a_ban():
+    async def main():
+        async with world("spot") as w:
+            o = w.bot.place(1, BID, 3)
+            await w.rest()
+            w.fault("ban", seconds=2)
+            w.bot.place(1, BID - 1, 1)
+            await until(lambda: "banned" in w.venue.budget.until)
+            for _ in range(40):
+                await w.venue.cancel(CancelOrder(o.client_id))
+                await asyncio.sleep(0.01)
+            assert len(w.venue._tasks) <= 3, "the one that waits, and perhaps a question or two"
+            await until(lambda: o.done)
+            await w.rest()
+            assert w.venue.counts["answer: no-order"] == w.venue.counts["answer: cancel-rejected"] == 0, "and it leaves once"
+    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 # ---------------------------------------------------------------- 14 to 17: did it execute?

@@ -271,6 +271,8 @@ class Minded:
 
     def __init__(self, phase="running", end=None):
         self.phase, self.end, self.stopped, self.noted, self.clock, self.venue, self.verified = phase, end, "", [], lambda: 1, None, False
+        self.links = []
+        self.trader = type("T", (), {"guard": type("G", (), {"on_connection": lambda _, up, now_ns, link: self.links.append((up, link))})()})()
 
     def note(self, kind, words):
         self.noted.append(words)
@@ -287,7 +289,48 @@ def test_a_guardian_that_cannot_be_started_again_ends_the_session_whatever_the_r
     for error in (OSError(12, "Cannot allocate memory"), MakerlabError("did not start")):
         engine = Minded()
         asyncio.run(asyncio.wait_for(_mind(engine, Watched(False, error)), 10))
-        assert "cannot be started" in engine.stopped
+        assert "cannot be started" in engine.stopped and engine.links == [(False, "guardian")]
+
+
+def test_a_guardian_that_hangs_is_noticed_long_before_its_pipe_is_full():
+    r, w, pulse = pipe()
+    for now in range(1, 51):
+        pulse.beat(now)
+    assert not pulse.broken, "somebody who is slow"
+    os.read(r, 50)
+    for now in range(51, 101):
+        pulse.beat(now)
+    assert not pulse.broken, "somebody who reads"
+    pulse.beat(101)
+    assert pulse.broken, "51 beats lie there"
+    os.close(r)
+    pulse.goodbye()
+
+
+@pytest.mark.parametrize("signal_sent", [signal.SIGKILL, signal.SIGSTOP])
+def test_nothing_rests_in_the_market_without_a_guardian(tmp_path, leases, monkeypatch, signal_sent):
+    monkeypatch.setattr("makerlab.live.guardian.UNREAD", 5)
+    guardians, start = [], Guardian.start
+    monkeypatch.setattr(Guardian, "start", lambda self: (start(self), guardians.append(self.process.pid)))
+
+    async def main():
+        async with SimulatedVenue() as venue:
+            config = load_live(session_file(tmp_path, venue.url, silent_s=1.0))
+            engines, said, gone = [], [], []
+            task = asyncio.ensure_future(live(config, say=said.append, signals=False, started=lambda e, c: engines.append(e)))
+            await until(lambda: task.done() or engines and len(resting(venue)) == 2, 60)
+            starting = Guardian.start
+            monkeypatch.setattr(Guardian, "start", lambda self: (gone.append(waited()), starting(self)))
+            waited = lambda: time.sleep(1.5) or (len(resting(venue)), set(engines[0].trader.guard.down))  # in a thread: the loop has the time to take the quotes back
+            os.kill(guardians[0], signal_sent)
+            await until(lambda: len(guardians) == 2, 60)
+            assert gone == [(0, {"guardian"})] and any("connection: guardian down" in w for w in said), said
+            await until(lambda: len(resting(venue)) == 2, 20)
+            engines[0].stop()
+            assert await asyncio.wait_for(task, 20) == 0 and not resting(venue)
+            lawful(venue)
+            assert sum("the guardian" in w for w in said if w.startswith("alert") or "alert" in w) == 1
+    asyncio.run(asyncio.wait_for(main(), 150))
 
 
 def test_a_start_is_beaten_for_and_a_refused_one_says_goodbye():

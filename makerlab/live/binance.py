@@ -848,8 +848,9 @@ class _Cancels(_New):
         return (k.symbol,) if k is not None and k.symbol in self.instruments else tuple(self.instruments)
 
     async def cancel(self, request: CancelOrder) -> None:
-        "Take an order out of the book; the outcome comes as a report. Returns at once."
-        self._start(self._cancel(request.client_id), request.client_id)
+        "Take an order out of the book; the outcome comes as a report. Returns at once. While one cancel of it is under way, a second adds nothing."
+        if (name := f"cancel {request.client_id}") not in self._last:
+            self._start(self._cancel(request.client_id), request.client_id, name)
 
     async def _cancel(self, client_id: str) -> None:
         "The request, for every symbol that the order may be of."
