@@ -93,6 +93,7 @@ def test_what_was_not_set_is_not_shown_and_known_counters_start_at_zero():
     m = Metrics(CollectorRegistry())
     m.symbols(["X", "Y"])
     assert samples(m)["makerlab_fills_total", (("side", "buy"), ("symbol", "Y"))] == 0
+    assert samples(m)["makerlab_book_synced", (("symbol", "Y"),)] == 0 and samples(m)["makerlab_book_age_seconds", (("symbol", "Y"),)] >= 0, "a book that never comes can be alarmed"
 
 
 def test_every_reason_of_the_feed_exists_before_the_first():

@@ -107,6 +107,24 @@ def settle(mirror, watch=None):
     raise AssertionError(f"{mirror.queued} ticks still wait: {mirror.breaker.reason}")
 
 
+def test_symbols_that_an_earlier_engine_traded_are_no_state_of_this_one(shared):
+    old = Mirror(shared.url, prefix="f:")
+    old.position("X", 4)
+    old.position("OLD", 40)
+    old.orders("OLD", [OpenOrder("old1", "OLD", 1, 99, 5, 2)])
+    assert old.close(timeout_s=5)
+    with contextlib.closing(connect(shared.url)) as other:
+        other.set("f2:position:OLD", 3)  # somebody else's prefix
+    new, end = Mirror(shared.url, prefix="f:"), time.monotonic() + 8
+    new.position("X", 5)
+    while (copy := read_copy(shared.url, prefix="f:")).positions != {"X": 5} and time.monotonic() < end:
+        time.sleep(0.01)
+    assert copy.positions == {"X": 5} and not copy.orders.get("OLD")
+    new.position("OLD", 1)
+    assert new.close(timeout_s=5) and read_copy(shared.url, prefix="f:").positions == {"X": 5, "OLD": 1}, "and a symbol that comes later stays"
+    assert read_copy(shared.url, prefix="f2:").positions == {"OLD": 3}
+
+
 def test_another_process_reads_what_was_handed_in(shared):
     m = Mirror(shared.url, prefix="a:")
     for i in range(300):

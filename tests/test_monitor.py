@@ -276,6 +276,14 @@ def test_panels_have_places_of_their_own():
             taken |= cells
 
 
+def test_a_stat_shows_this_moment_and_no_state_that_was():
+    panels = [p for tree in boards().values() for p in tree["panels"]]
+    for p in panels:
+        for target in p.get("targets", []):
+            assert target.get("instant", False) is (p["type"] == "stat") and target.get("range", True) is (p["type"] != "stat"), p["title"]
+    assert sum(p["type"] == "stat" for p in panels) >= 5
+
+
 def test_grafana_finds_its_dashboards_and_its_datasource():
     "Paths and ports of provisioning and of the containers fit each other."
     services = yaml.safe_load((OPS / "docker-compose.yml").read_text())["services"]

@@ -34,6 +34,8 @@ FILES = {  # word -> module, its tests
     "config": ("makerlab/execution/config.py", "tests/test_config.py"),
     "trader": ("makerlab/execution/trader.py", "tests/test_trader.py"),
     "valuation": ("makerlab/execution/valuation.py", "tests/test_trader.py"),
+    "guardian": ("makerlab/live/guardian.py", "tests/test_guardian.py"),
+    "engine": ("makerlab/live/engine.py", "tests/test_engine.py"),
 }
 
 
@@ -1167,6 +1169,126 @@ guard("valuation", "team: each symbol once", "test_a_team_says_the_first_value_a
 guard("valuation", "team: the first value", "test_a_team_says_the_first_value_and_each_symbol_once",
       "        for m in self.members:\n            v =", "        for m in self.members[::-1]:\n            v =")
 
+# The live session: who takes the orders back, and how a session starts, trades and ends. The fault matrix has its own table, on the whole of it.
+
+guard("guardian", "lease: the lock", "test_an_account_is_held_once_and_given_back_by_any_death",
+      "fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass")
+guard("guardian", "lease: the key is held too", "test_one_key_is_one_lease_whatever_the_file_calls_it",
+      "            self.lease = self.stack.enter_context(Lease(key_name(self.config, keys_of(self.config))))\n", "")
+guard("guardian", "taking back: an early empty list is not believed", "test_an_empty_list_is_not_believed_while_an_order_may_be_under_way",
+      "if not rest and late >= 0:", "if not rest:")
+guard("guardian", "taking back: a cancel that raises is tried again", "test_everything_is_cancelled_again_until_the_venue_says_so",
+      "            except Exception as err:\n                say(f\"cancel all of", "            except ZeroDivisionError as err:\n                say(f\"cancel all of")
+guard("guardian", "taking back: patience ends", "test_everything_is_cancelled_again_until_the_venue_says_so",
+      "        if time.monotonic() > end:\n", "        if False:\n")
+guard("guardian", "taking back: a log that is gone", "test_a_log_that_takes_no_line_and_a_cancel_that_fails_do_not_end_the_guardian test_kill_knows_in_which_mode_the_folder_has_sent_orders",
+      "        with contextlib.suppress(Exception):\n            say(words)", "        say(words)")
+guard("guardian", "pipe: an end without goodbye is a death", "test_the_watchdog_tells_goodbye_from_death_and_silence",
+      "return \"bye\" if last == b\"q\" else \"dead\"", "return \"bye\"")
+guard("guardian", "pipe: silence", "test_the_watchdog_tells_goodbye_from_death_and_silence",
+      "            return \"silent\"\n", "            continue\n")
+guard("guardian", "pipe: beats that nobody reads", "test_a_guardian_that_hangs_is_noticed_long_before_its_pipe_is_full",
+      "self.broken = _unread(self.fd) > UNREAD", "self.broken = False")
+guard("guardian", "guard: a cancel that raises is tried again", "test_a_log_that_takes_no_line_and_a_cancel_that_fails_do_not_end_the_guardian",
+      "            except Exception as err:\n                left = -1\n", "            except ZeroDivisionError as err:\n                left = -1\n")
+guard("guardian", "guard: tried until nothing is open", "test_a_dead_engines_orders_are_tried_until_they_are_gone_or_another_engine_has_the_account",
+      "        while left and not relieved():", "        if left and not relieved():")
+guard("guardian", "guard: another engine has the account", "test_a_dead_engines_orders_are_tried_until_they_are_gone_or_another_engine_has_the_account",
+      "        while left and not relieved():", "        while left:")
+guard("guardian", "guard: a silent engine that stirs", "test_a_silent_engine_that_stirs_gets_its_orders_back",
+      "return any(e & select.POLLIN and not e & select.POLLHUP for _, e in eyes.poll(0))", "return False")
+guard("guardian", "guard: its own engine does not relieve it", "test_a_guardian_leaves_only_for_a_session_of_another_process",
+      " and not held.startswith(f\"process {engine} \")", "")
+guard("guardian", "guard: a session that only looks does not relieve it", "test_a_guardian_leaves_only_for_a_session_of_another_process",
+      "return held.endswith(\"guarded\\n\") and", "return")
+guard("guardian", "guard: the file is the one that the engine read", "test_a_file_that_was_changed_is_not_guarded",
+      "    if hashlib.sha256(config.text.encode()).hexdigest() != text:\n", "    if False:\n")
+guard("guardian", "process: ready before the first order", "test_a_guardian_that_does_not_start_is_an_error",
+      " or os.read(out, 5) != b\"ready\":", ":")
+guard("guardian", "process: the first beat", "test_the_first_beat_is_there_when_the_guardian_is_and_a_new_one_ends_the_old",
+      "            os.write(self.pulse.fd, b\".\")  # the first", "            pass  # the first")
+guard("guardian", "process: a new one ends the old", "test_the_first_beat_is_there_when_the_guardian_is_and_a_new_one_ends_the_old",
+      "        self._end()  # one that hangs", "        # one that hangs")
+guard("guardian", "minder: what cannot be started ends the session", "test_a_guardian_that_cannot_be_started_again_ends_the_session_whatever_the_reason",
+      "        except Exception as e:\n            return engine.stop(f\"the guardian cannot", "        except MakerlabError as e:\n            return engine.stop(f\"the guardian cannot")
+guard("guardian", "minder: nothing is quoted unwatched", "test_a_guardian_that_cannot_be_started_again_ends_the_session_whatever_the_reason",
+      "        engine.trader.guard.on_connection(False, engine.clock(), \"guardian\")\n", "")
+guard("guardian", "session: a refused start says goodbye", "test_a_start_is_beaten_for_and_a_refused_one_says_goodbye",
+      "    except StartRefused:  # nothing", "    except ZeroDivisionError:  # nothing")
+guard("guardian", "session: a start is beaten for", "test_a_start_is_beaten_for_and_a_refused_one_says_goodbye",
+      "        if engine.phase in (\"new\", \"starting\"):", "        if False:")
+guard("guardian", "control: the token", "test_the_control_port_wants_its_token_and_a_local_caller",
+      " or not hmac.compare_digest(given.encode(\"utf8\", \"surrogateescape\"), control._token.encode())", "")
+guard("guardian", "control: no page of a browser", "test_the_control_port_wants_its_token_and_a_local_caller",
+      " or \"Origin\" in request.headers", "")
+guard("guardian", "control: no other host", "test_the_control_port_wants_its_token_and_a_local_caller",
+      "if not local or", "if")
+guard("guardian", "control: a token that cannot be guessed", "test_the_control_port_wants_its_token_and_a_local_caller",
+      "        if len(token) < 16:\n", "        if False:\n")
+guard("guardian", "control: its file is its owner's", "test_the_control_port_wants_its_token_and_a_local_caller",
+      "os.O_EXCL, 0o600)", "os.O_EXCL, 0o644)")
+guard("guardian", "kill: an answer that is none", "test_a_stranger_on_the_old_port_does_not_stop_the_kill",
+      "        if found[\"verified\"] is True:", "        if found[\"verified\"]:")
+guard("guardian", "kill: a port that a dead engine left", "test_a_stranger_on_the_old_port_does_not_stop_the_kill",
+      "        os.kill(int(where[\"pid\"]), 0)  #", "        #")
+guard("guardian", "kill: a file that sends nothing now", "test_kill_knows_in_which_mode_the_folder_has_sent_orders",
+      "    if not config.sends and (config.folder / \"account\").exists():\n", "    if False:\n")
+guard("guardian", "kill: the mode in which orders were sent", "test_kill_knows_in_which_mode_the_folder_has_sent_orders",
+      "    if mode is None and ran.exists():\n", "    if False:\n")
+guard("guardian", "baseline: one that cannot be read", "test_the_baseline_is_kept",
+      "    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as e:\n        raise MakerlabError(f\"{path} cannot", "    except ZeroDivisionError as e:\n        raise MakerlabError(f\"{path} cannot")
+
+guard("engine", "journal: written before it leaves", "test_every_order_is_in_the_journal_before_it_leaves",
+      " or not _write_down(self, requests, now_ns)):", "):")
+guard("engine", "journal: a decision as a whole", "test_a_decision_is_written_as_a_whole_and_questions_leave_without_a_row",
+      "rows = [r for r in requests if type(r) is not QueryOrder]", "rows = list(requests)")
+guard("engine", "journal: one that fails halts", "test_a_journal_that_fails_halts_the_account_and_cancels_still_leave",
+      "            e.send(e.trader.kill(f\"journal: {e.journal_error}\", now_ns=now), now)\n", "")
+guard("engine", "journal: what is not written is told as refused", "test_a_journal_that_fails_halts_the_account_and_cancels_still_leave",
+      "            self.on_report(Report(kind, x.client_id, reason=\"the journal does not take it\", definitive=True))\n", "            pass\n")
+guard("engine", "venue: one that raises leaves an unknown order", "test_a_venue_that_raises_leaves_an_unknown_order_that_is_asked_for",
+      "                e.on_report(Report(\"unknown\", r.client_id", "                e.on_report(Report(\"rejected\", r.client_id")
+guard("engine", "venue: a kill is asked of cancel-all too", "test_a_venue_that_does_not_hear_single_cancels_is_told_to_cancel_all",
+      "                await self._sweep(reason, rest_s / 2)\n", "                pass\n")
+guard("engine", "stop: verified at the venue", "test_a_stop_that_cannot_be_verified_says_so",
+      "                if not rest and not any(o.submit_ns", "                if True or not any(o.submit_ns")
+guard("engine", "stop: a pipeline that raises", "test_a_pipeline_that_raises_keeps_no_cancel_all_back",
+      "            except Exception as err:  # a pipeline", "            except ZeroDivisionError as err:  # a pipeline")
+guard("engine", "stop: bounded though nobody answers", "test_a_stop_is_bounded_and_tries_the_cancel_all_though_nobody_answers",
+      "asyncio.wait({task}, timeout=max(0.0, seconds))", "asyncio.wait({task})")
+guard("engine", "stop: all symbols at once", "test_one_symbol_that_hangs_does_not_keep_the_cancel_all_from_the_others",
+      "await asyncio.gather(*(_within(self.venue.cancel_all(s), seconds) for s in symbols), return_exceptions=True)",
+      "[await _within(self.venue.cancel_all(s), seconds) for s in symbols]")
+guard("engine", "stop: a task that does not end", "test_a_task_that_does_not_end_holds_no_stop_for_ever",
+      "return_exceptions=True)], timeout=5.0)", "return_exceptions=True)])")
+guard("engine", "stop: the venue's switch stays armed", "test_the_dead_mans_switch_stays_armed_unless_the_stop_is_verified",
+      "    if done and e.config.sends and", "    if e.config.sends and")
+guard("engine", "stop: what is not verified comes first", "test_a_part_that_fails_and_a_stop_that_is_not_verified_say_one",
+      "    return 1 if not done else 2 if failed else 0", "    return 2 if failed else 1 if not done else 0")
+guard("engine", "start: orders of others are refused", "test_orders_of_others_can_be_refused",
+      "        if strange and self.config.live.found == \"refuse\":\n", "        if False:\n")
+guard("engine", "start: a refused one touches nothing", "test_a_refused_start_touches_no_order_that_is_not_ours",
+      "            requests = [r for r in requests if ours(self.config, r.client_id)]\n", "            pass\n")
+guard("engine", "start: what an earlier session left is cancelled", "test_orders_left_by_an_earlier_session_are_cancelled_at_the_start",
+      "        if e.config.live.found == \"cancel\" or ours(e.config, o.client_id):\n", "        if False:\n")
+guard("engine", "start: the first beat comes first", "test_the_first_beat_comes_before_the_first_order",
+      "            beat(self.clock())\n", "            pass\n")
+guard("engine", "account: a task that is cancelled while it is wanted", "test_the_account_task_ends_when_it_is_cancelled_in_the_turn_it_is_wanted",
+      "            async with asyncio.timeout(wait):  # not wait_for: that of Python 3.11 can swallow a cancellation\n                await e._want.wait()",
+      "            await asyncio.wait_for(e._want.wait(), wait)")
+guard("engine", "account: a failed snapshot does not end it", "test_a_thousand_failed_snapshots_do_not_end_the_session",
+      "min(0.5 * 2.0 ** min(failed, 10), e.config.live.snapshot_s)", "min(0.5 * 2.0 ** failed, e.config.live.snapshot_s)")
+guard("engine", "books: confirmed only while the feed lives", "test_a_quiet_book_is_confirmed_only_while_the_feed_lives test_a_silent_feed_pulls_the_quotes",
+      "        if now_ns - self.alive_ns <= 2 * quiet:\n", "        if True:\n")
+guard("engine", "books: one that was lost is blind", "test_a_book_that_was_lost_is_no_market_gone_mad",
+      "            top = blind(top, self.tops.get(top.symbol))\n", "            pass\n")
+guard("engine", "rules: a closed symbol", "test_a_symbol_that_closes_is_not_quoted_until_it_opens",
+      "            top = replace(top, synced=False)\n        if not top.synced", "            pass\n        if not top.synced")
+guard("engine", "rearm: the journal is asked first", "test_a_rearm_asks_the_journal_first",
+      "        if self.journal_error:\n            raise", "        if False:\n            raise")
+guard("engine", "kill: first the orders, then the log", "test_a_kill_comes_before_its_line_in_the_log",
+      "        self.send(self.trader.kill(reason, now_ns=begin), begin)\n        self.note(\"kill\", reason)\n", "        self.note(\"kill\", reason)\n        self.send(self.trader.kill(reason, now_ns=begin), begin)\n")
+
 
 # The machinery: heavy libraries are imported once, each mutant runs in a fork of that process
 
@@ -1196,6 +1318,7 @@ def _child(home: Path, tests: tuple[str, ...], log: Path) -> int:
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(home / ".hypothesis")
     os.environ["MAKERLAB_CACHE_DIR"] = str(home / "cache")
     sys.path.insert(0, str(home))
+    os.environ |= {"PYTHONPATH": str(home), "PYTHONSAFEPATH": "1"}  # for processes that a test starts
     os.chdir(ROOT)
     import makerlab
 

@@ -1204,9 +1204,6 @@ async def _end(e: Any, failed: str) -> bool:
     e.phase, e.verified = "stopped", done
     return done
 
-# %% ../../nbs/94_live.engine.ipynb #23a2fcf4
-#| export
-
 # %% ../../nbs/94_live.engine.ipynb #6029e8a8
 def _status(e: Any) -> dict[str, Any]:
     "What the screen shows."

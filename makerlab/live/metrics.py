@@ -370,8 +370,10 @@ class Metrics(_FeedMetrics, _OrderMetrics, _MoneyMetrics, _MachineMetrics):
         self.registry.register(self.shelf)
 
     def symbols(self, names: Iterable[str]) -> None:
-        "Make the counters of these symbols, so that their first event is an increase."
+        "Make the counters of these symbols, so that their first event is an increase; a book that never comes is out of step, and grows old."
         for s in names:
+            self.book_synced.labels(s).set(0.0)
+            self.book_age_seconds.labels(s).touch()
             self.seq_gaps_total.labels(s)
             for side in ("buy", "sell"):
                 self.fills_total.labels(s, side)

@@ -171,6 +171,15 @@ def _write_state(pipe: Any, prefix: str, state: dict[tuple[str, str], Any]) -> N
                 pipe.hset(key, mapping={row[0]: order_text(row) for row in value})
 
 
+def _forget_others(client: Any, prefix: str, kept: dict[tuple[str, str], Any]) -> None:
+    "Take away positions and orders of symbols that an earlier engine traded and this one does not."
+    ours = {f"{prefix}{what}:{name}".encode() for what, name in kept}
+    for what in ("position", "orders"):
+        others = [k for k in client.scan_iter(f"{prefix}{what}:*", count=1000) if k not in ours]
+        if others:
+            client.delete(*others)
+
+
 def _check_replies(replies: list[Any]) -> None:
     "Raises the first error among a pipeline's replies."
     for r in replies:
@@ -217,6 +226,7 @@ class _Worker(_Sender):
         self._kept.update(news)
         if not self.breaker.up:
             news = self._kept  # the server may have lost everything, or heard half of it
+            _forget_others(self.client, self.prefix, self._kept)
         now_s = time.monotonic()
         if news or not self.breaker.up or now_s - self._said_s > self.alive_ms / 3e3:
             with self.client.pipeline(transaction=True) as pipe:

@@ -339,7 +339,7 @@ def _sdk(name: str) -> Any:
 
 
 def _look(built: Any, panel: Panel) -> Any:
-    "How a panel looks: the last value of a stat; a legend and a red line on curves."
+    "How a panel looks: the value of a stat; a legend and a red line on curves."
     models, common = _sdk("models.common"), _sdk("builders.common")
     if panel.kind == "stat":
         built = built.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).graph_mode(models.BigValueGraphMode.NONE)
@@ -359,7 +359,8 @@ def _panel(panel: Panel, number: int) -> Any:
     built = _sdk(f"builders.{panel.kind}").Panel().id(number).title(panel.title).description(panel.help).unit(panel.unit)
     built = built.datasource(source).thresholds(colours).span(panel.width).height(4 if panel.kind == "stat" else 8)
     for i, (expr, legend) in enumerate(panel.queries):
-        built = built.with_target(_sdk("builders.prometheus").Dataquery().ref_id(chr(65 + i)).expr(board_query(expr)).legend_format(legend).datasource(source))
+        target = _sdk("builders.prometheus").Dataquery().ref_id(chr(65 + i)).expr(board_query(expr)).legend_format(legend).datasource(source)
+        built = built.with_target(target.instant() if panel.kind == "stat" else target)  # of this moment: a state that was is none, and an engine that is gone has none
     return _look(built, panel)
 
 # %% ../../nbs/95_live.monitor.ipynb #66e827fd
