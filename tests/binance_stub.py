@@ -15,7 +15,7 @@ from makerlab.live.protocol import HmacSigner, Hosts, Keys
 
 X = {"spot": Instrument("BTCUSDT", 0.01, 0.00001, venue="binance"), "usdm": Instrument("BTCUSDT", 0.1, 0.001, kind="future", venue="binance-usdm")}
 API = {"spot": "/api/v3", "usdm": "/fapi/v1"}
-QUICK = Settings(timeout_s=0.4, ask_s=1.0, heartbeat_s=5.0, echo_s=60.0, backoff_s=(0.01, 0.1), order_wait_s=0.3)
+QUICK = Settings(timeout_s=1.0, ask_s=1.0, heartbeat_s=5.0, echo_s=60.0, backoff_s=(0.01, 0.1), order_wait_s=0.3)
 
 
 def symbol_row(market, **more):

@@ -80,11 +80,11 @@ class PrometheusServer:
         "Names of alerts in a state."
         return {a["labels"]["alertname"] for a in self.get("alerts")["alerts"] if a["state"] == state}
 
-    def until(self, there, timeout=20.0):
+    def until(self, there, timeout=20.0, what="it"):
         "What the function returns once it is true; asked ten times a second, since Prometheus tells nobody."
         end = time.monotonic() + timeout
         while not (got := there()):
-            assert time.monotonic() < end, "Prometheus never saw it"
+            assert time.monotonic() < end, f"Prometheus never saw {what}"
             threading.Event().wait(0.1)
         return got
 

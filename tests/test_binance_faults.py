@@ -197,7 +197,7 @@ def test_10_event_stream_terminated():
 
 
 async def row_10_silent(market):
-    async with world(market, settings=replace(FAST, echo_s=0.3)) as w:
+    async with world(market, settings=replace(FAST, echo_s=0.3, heartbeat_s=4.0)) as w:
         w.fault("mute", stream="user")
         w.bot.place(1, BID, 3)
         await until(lambda: w.bot.said("disconnected"))
@@ -213,13 +213,13 @@ def test_10_user_stream_says_nothing(market):
 
 
 async def row_10_renewed(market, how):
-    async with world(market, settings=replace(FAST, session_s=0.5 if how == "age" else 9e4)) as w:
-        o = w.bot.place(1, BID + 1, 30)
+    async with world(market, settings=replace(FAST, heartbeat_s=4.0, session_s=0.5 if how == "age" else 9e4)) as w:
+        o = w.bot.place(1, BID + 1, 60)
         await w.rest()
         if how == "shutdown":
-            w.fault("shutdown", grace_s=0.3)
+            w.fault("shutdown", grace_s=1.5)
         start = time.monotonic()
-        while time.monotonic() - start < 1.2:
+        while time.monotonic() - start < 2.5:
             w.fault("trade", side=-1, tick=BID + 1, lots=1)
             await asyncio.sleep(0.05)
         assert w.venue.counts["renewed"] >= 1 and not w.bot.said("disconnected"), "made before it broke"
@@ -271,17 +271,18 @@ async def row_12(market):
     async with world(market) as w:
         a, b = w.bot.place(1, BID, 3), w.bot.place(-1, ASK, 3)
         await w.rest()
-        f = w.fault("throttle", seconds=1.0)
+        f = w.fault("throttle", seconds=3)
         w.bot.place(1, BID - 1, 1)
         await until(lambda: "throttled" in w.venue.budget.until)
-        seen, start = watch_requests(w), time.monotonic()
+        seen = watch_requests(w)
         w.bot.cancel(a)
         w.bot.cancel(b)
         late = [w.bot.place(1, BID - 1, 1), w.bot.place(-1, ASK + 1, 1)]
         await until(lambda: all(o.done for o in late))
         assert all(o.state is State.REJECTED and "not sent" in w.bot.said("rejected", o.client_id)[0].reason for o in late)
-        await asyncio.sleep(start + 0.8 - time.monotonic())
-        assert len(seen) <= 1 and {s[1] for s in seen} <= {"DELETE"}, "one cancel may be tried, then there is silence"
+        while w.sim.clock.now_ns() < f.args["until"] - 100 * MS:
+            assert len(seen) <= 1 and {s[1] for s in seen} <= {"DELETE"}, "one cancel may be tried, then there is silence"
+            await asyncio.sleep(0.01)
         await until(lambda: a.done and b.done)
         await w.rest()
         assert f.hits <= 2 and not w.sim.limits.banned and a.state is b.state is State.CANCELLED
@@ -296,7 +297,7 @@ async def row_12_order_limit():
     async with world("spot") as w:
         o = w.bot.place(1, BID, 1)
         await w.rest()
-        w.fault("order_limit", limit=1, seconds=1)
+        w.fault("order_limit", limit=1, seconds=10)
         states = []
         for _ in range(6):
             x = w.bot.place(1, BID - 1, 1)
@@ -316,6 +317,7 @@ def test_12_too_many_orders():
 async def row_12_budget():
     "The gateway keeps within the exchange's windows by itself: with 20 orders in 10 s allowed, the exchange never has to refuse one."
     async with world("spot", limits={"orders": ((20, 10),)}) as w:
+        await until(lambda: w.sim.clock.now_ns() // 1_000_000_000 % 10 < 4)  # windows begin at round times: all of it is in one
         for i in range(40):
             w.bot.place(1, BID - i % 9, 1)
             await asyncio.sleep(0.005)
@@ -358,14 +360,14 @@ def test_13_cancels_do_not_pile_up_in_a_ban():
         async with world("spot") as w:
             o = w.bot.place(1, BID, 3)
             await w.rest()
-            w.fault("ban", seconds=2)
+            w.fault("ban", seconds=6)
             w.bot.place(1, BID - 1, 1)
             await until(lambda: "banned" in w.venue.budget.until)
             for _ in range(40):
                 await w.venue.cancel(CancelOrder(o.client_id))
                 await asyncio.sleep(0.01)
             assert len(w.venue._tasks) <= 3, "the one that waits, and perhaps a question or two"
-            await until(lambda: o.done)
+            await until(lambda: o.done, 20)
             await w.rest()
             assert w.venue.counts["answer: no-order"] == w.venue.counts["answer: cancel-rejected"] == 0, "and it leaves once"
     asyncio.run(asyncio.wait_for(main(), 30))
@@ -427,12 +429,12 @@ def test_15_these_are_proof(market, how):
 
 async def row_16(market):
     async with world(market) as w:
-        w.fault("request", op="place", how="reset", late_ms=1500)
+        w.fault("request", op="place", how="reset", late_ms=3000)
         o = w.bot.place(1, BID, 3)
         await until(lambda: o.done)
         assert o.state is State.REJECTED and o.inferred
         w.bot.wanted = []
-        await until(lambda: w.truth("new"))
+        await until(lambda: w.truth("new"), 10)
         await until(lambda: o.done and o.state is State.CANCELLED)
         await w.rest()
         assert w.truth("canceled")[0]["client_id"] == o.client_id
@@ -469,7 +471,7 @@ async def row_18(market, how):
         await w.rest()
         lots = 6 if how == "filled" else 2
         if how != "fill, then cancel":
-            w.fault("delay", stream="user", ms=300, n=1 if market == "spot" else 2)
+            w.fault("delay", stream="user", ms=2000, n=1 if market == "spot" else 2)
         w.fault("trade", side=-1, tick=BID + 1, lots=lots)
         w.bot.cancel(o)
         await until(lambda: o.done or w.bot.said("cancel-rejected"))
@@ -492,12 +494,12 @@ def test_18_fill_and_cancel(market, how):
 
 async def row_18_names():
     "On a spot cancel the stream's c is the cancel's own name; the order's is in C."
-    async with world("spot") as w:
+    async with world("spot", settings=replace(FAST, timeout_s=2.0)) as w:
         o = w.bot.place(1, BID, 3)
         await w.rest()
         w.fault("request", op="cancel", how="hang", executed=True)  # only the stream tells
         w.bot.cancel(o)
-        await until(lambda: o.done, 0.4)
+        await until(lambda: o.done, 1.5)
         assert o.state is State.CANCELLED and w.bot.said("cancelled")[0].client_id == o.client_id and w.truth("canceled")[0]["cancel_id"] != o.client_id
         await w.rest()
         assert not [k for k in w.bot.m.orders if k != o.client_id]
@@ -540,7 +542,7 @@ async def row_19(market, how):
         a = w.bot.place(1, BID, 3)
         await w.rest()
         if how == "cancel fails":
-            w.fault("delay", stream="user", ms=300, n=1 if market == "spot" else 2)
+            w.fault("delay", stream="user", ms=1500, n=1 if market == "spot" else 2)
             w.fault("trade", side=-1, tick=BID, lots=8)
         tick = {"both": BID - 1, "new fails": ASK, "cancel fails": BID - 1, "unknown": BID - 1, "unknown, not done": BID - 1}[how]
         if how.startswith("unknown"):
@@ -710,6 +712,7 @@ async def row_30(market, how):
         lots, tick = (50_000, BID) if how == "balance" else (1, ASK)
         w.bot.wanted = [SimpleNamespace(side=1, price_ticks=tick, qty_lots=lots, reason="")]
         await asyncio.sleep(1.5)
+        await until(lambda: len(w.bot.m.orders) > 60)
         w.bot.wanted = None
         took = time.monotonic() - start
         tried, refused = len(w.bot.m.orders), len(w.truth("refused"))
@@ -728,14 +731,14 @@ def test_30_refused_again_and_again(market, how):
 
 
 async def dead_man():
-    async with world("usdm", settings=replace(FAST, dead_man_s=0.4)) as w:
+    async with world("usdm", settings=replace(FAST, dead_man_s=1.5)) as w:
         assert w.venue.capabilities.dead_man_switch
         w.bot.place(1, BID, 1)
         await w.rest()
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(2.0)
         assert len(w.sim.exchange.truth_orders("alice")) == 1, "we are alive"
         await w.venue.close()  # without a word
-        await until(lambda: not w.sim.exchange.truth_orders("alice"))
+        await until(lambda: not w.sim.exchange.truth_orders("alice"), 5.0)
 
 
 def test_dead_man_switch():

@@ -85,14 +85,14 @@ def test_wrong_keys_halt():
 
 
 async def row_clock():
-    async with session(settings=replace(QUICK, clock_s=0.3)) as (s, v, said):
+    async with session(settings=replace(QUICK, clock_s=2.0)) as (s, v, said):
         s.skew_ms = 3000
         s.script["POST", "order"].append((400, {"code": -1021, "msg": "Timestamp for this request was 1000ms ahead of the server's time."}))
         await v.submit(order("spot"))
         await v.drain()
         assert [r.kind for r in said] == ["accepted"] or not said
         posts = [q for m, q in s.paths() if m == "POST"]
-        assert len(posts) == 2 and abs(int(posts[1]["timestamp"]) - int(posts[0]["timestamp"]) - 3000) < 300 and posts[0]["signature"] != posts[1]["signature"]
+        assert len(posts) == 2 and abs(int(posts[1]["timestamp"]) - int(posts[0]["timestamp"]) - 3000) < 1500 and posts[0]["signature"] != posts[1]["signature"]
         for _ in range(6):
             s.script["POST", "order"].append((400, {"code": -1021, "msg": "Timestamp"}))
         await v.submit(order("spot", "b"))
@@ -104,7 +104,7 @@ async def row_clock():
         await until(lambda: len(said) == 4)
         assert len(s.paths()) == n and "clock" in said[-1].reason, "three in a row and nothing new is sent"
         s.script["POST", "order"].clear()
-        await until(lambda: v.strikes < 3)
+        await until(lambda: v.strikes < 3, 10.0)
         await v.submit(order("spot", "e"))
         await v.drain()
         await until(lambda: len(said) == 5)
@@ -266,8 +266,7 @@ async def row_cancel_all(how):
             async with asyncio.timeout(0.0 if how == "at once" else 0.2):
                 await v.cancel_all()
         assert asyncio.get_running_loop().time() - start < 3.0, "patience of 7 days, bounded from outside"
-        await asyncio.sleep(0.02)
-        assert not v._tasks and not v._last and len(v.http.connector._acquired) == sockets, "nothing is left behind"
+        await until(lambda: not v._tasks and not v._last and len(v.http.connector._acquired) == sockets)  # nothing is left behind
         v.budget.until.clear()
         s.script["DELETE", "openOrders"].clear()
         s.script["DELETE", "openOrders"].append(lambda q: (200, [s.ack({"side": "BUY", "quantity": "0.01", "price": "100", **q}, status="CANCELED", origClientOrderId="a", clientOrderId="x")]))
@@ -324,8 +323,8 @@ def test_cancel_replace_without_legs(answer):
 
 
 async def row_list():
-    async with session(settings=replace(QUICK, timeout_s=0.1, ask_s=0.3)) as (s, v, said):
-        s.script["GET", "openOrders"].extend([(503, {"code": -1007, "msg": "Timeout"})] * 50)
+    async with session(settings=replace(QUICK, timeout_s=1.0, ask_s=2.0)) as (s, v, said):
+        s.script["GET", "openOrders"].extend([(503, {"code": -1007, "msg": "Timeout"})] * 500)
         with pytest.raises(VenueError, match="openOrders|open"):
             await v.open_orders()
         s.script["GET", "openOrders"].clear()

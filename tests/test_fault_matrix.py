@@ -117,7 +117,7 @@ def old_quotes_go(d, since):
 # ---------------------------------------------------------------- 1 to 9, 27, 29: what the market's side can do
 
 async def row_01(folder, market="spot", torn=True):
-    async with Day(folder, market) as d:
+    async with Day(folder, market, **kit.CALM) as d:
         since = now_row(d)
         d.fault("cut", kind="market", torn=torn)
         await until(lambda: d.heard("book", "SYNCED -> INVALID disconnected"), what=d.why)
@@ -156,8 +156,8 @@ async def row_03(folder, market="spot"):
         since = now_row(d)
         d.fault("drop", stream="*@depth@100ms", n=1)
         await until(lambda: d.heard("book", "SYNCED -> INVALID gap"), 5, d.why)
+        await until(lambda: old_quotes_go(d, since), what=d.why)
         took = await d.quoting_again(after=since)
-        assert old_quotes_go(d, since)
         await at_rest(d)
         assert d.metric("seq_gaps_total", symbol="all") + d.metric("seq_gaps_total", symbol=S) >= 1
         return took
@@ -200,7 +200,7 @@ def test_05_two_changes_swapped(tmp_path, market):
 
 
 async def row_06(folder):
-    async with Day(folder) as d:
+    async with Day(folder, **kit.CALM) as d:
         d.fault("stale_snapshot", n=3)
         await asyncio.sleep(0.4)
         since, weight = now_row(d), d.engine.feed.stats.snapshot_weight
@@ -248,8 +248,9 @@ async def row_08(folder, policy=POLICY):
         d.sim.clear("mute")
         await d.quoting_again(after=since)
         took = time.monotonic() - begin
+        assert d.engine.feed.stats.silences == 1
         await at_rest(d)
-        assert d.heard("silence-over") and d.engine.feed.stats.silences == 1
+        assert d.heard("silence-over")
         return took
 
 
@@ -300,10 +301,10 @@ def longest_without(d, since):
 async def row_09(folder, market="spot"):
     async with Day(folder, market, **kit.CALM) as d:
         since, begin = now_row(d), time.monotonic()
-        d.fault("shutdown", grace_s=0.8)
+        d.fault("shutdown", grace_s=2.0)
         await until(lambda: d.engine.feed.stats.handovers >= len(d.engine.feed._links) and d.engine.venue.counts["renewed"] >= 1, 6, d.why)
         took = time.monotonic() - begin
-        await asyncio.sleep(1.2)  # the old ones are cut now
+        await asyncio.sleep(2.4)  # the old ones are cut now
         await d.quoting_again()
         gap = longest_without(d, since)
         await at_rest(d)
@@ -439,11 +440,12 @@ async def row_14(folder, market="spot", how="hang"):
     async with Day(folder, market) as d:
         since, begin = now_row(d), time.monotonic()
         if how == "hang":
-            d.fault("mute", stream="user", match="NEW", n=1)  # else the stream tells in time what REST does not
+            d.fault("mute", stream="user", match="NEW", n=-1)  # else the stream tells in time what REST does not
         f = d.fault("request", op="place", how=how, executed=True, n=1)
         await until(lambda: f.hits == 1, 5, d.why)
         d.crowd.on = False  # so that what nobody knows of stays there to be seen
         await until(lambda: d.metric("orders_total", event="UNKNOWN", reason="") >= 1, 5, d.why)
+        d.sim.clear("mute")
         await until(lambda: not d.m.unknown(), 8, d.why)
         d.crowd.on = True
         await d.quoting_again(after=since)
@@ -491,7 +493,7 @@ def test_15_no_answer_and_not_executed(tmp_path, market, how):
 async def row_16(folder, market="spot"):
     async with Day(folder, market) as d:
         begin, sent = time.monotonic(), set(d.m.orders)
-        f = d.fault("request", op="place", how="reset", late_ms=1500, n=1)
+        f = d.fault("request", op="place", how="reset", late_ms=3000, n=1)
         await until(lambda: f.hits == 1, 5, d.why)
         d.crowd.on = False  # so that the late order finds the market that it was meant for
         await until(lambda: [o for k, o in d.m.orders.items() if k not in sent and o.inferred], 5, d.why)
@@ -509,7 +511,7 @@ async def row_16(folder, market="spot"):
 
 @pytest.mark.parametrize("market", ["spot", "usdm"])
 def test_16_executed_after_it_was_given_up(tmp_path, market):
-    run(row_16, tmp_path, market, bound_s=9)  # 1.5 s late
+    run(row_16, tmp_path, market, bound_s=11)  # 3 s late
 
 
 async def row_17(folder, market="spot"):
@@ -584,7 +586,7 @@ async def row_19(folder, market="spot", how="new fails"):
         a = w.bot.place(1, gate.BID, 3)
         await w.rest()
         if how == "cancel fails":
-            w.fault("delay", stream="user", ms=300, n=1 if market == "spot" else 2)
+            w.fault("delay", stream="user", ms=1500, n=1 if market == "spot" else 2)
             w.fault("trade", side=-1, tick=gate.BID, lots=8)
         begin = time.monotonic()
         w.bot.m.modify_quote(a.client_id, price_ticks=gate.ASK if how == "new fails" else gate.BID - 1, qty_lots=3, now_ns=w.bot.now())
@@ -687,7 +689,7 @@ def test_22_the_venues_clock_steps(tmp_path, market, ms):
 
 async def row_22_small(folder):
     "A step that the gateway can follow: refused once (-1021), measured, sent again."
-    async with Day(folder, settings=replace(FAST, recv_window_ms=1000), risk={"account": {"max_clock_offset_ms": 5000}} | SOON["risk"]) as d:
+    async with Day(folder, settings=replace(FAST, recv_window_ms=1000), risk={"account": {"max_clock_offset_ms": 5000}} | SOON["risk"], live={"clock_s": 60.0}) as d:
         since = now_row(d)
         d.fault("skew", ms=-1500)
         await until(lambda: d.engine.venue.counts["answer: clock"] >= 1, 5, d.why)
@@ -746,7 +748,7 @@ async def row_23(folder, how="hang"):
             await asyncio.sleep(0.8)
             during = middle(took)
             assert len(took) > 20 and (await d.quoting_again(after=0)) < 5, "it quotes on"
-            assert during[0] < before[0] + 1000 and during[1] < before[1] + 1000, f"us: {before} before, {during} while redis is gone"
+            assert during[0] < before[0] + 1000 and during[1] < before[1] + 10_000, f"us: {before} before, {during} while redis is gone"
             begin = time.monotonic()
             if how == "hang":
                 server.wake()
@@ -1145,15 +1147,19 @@ async def row_31(folder, how="throttled", market="spot"):
             d.fault("delay", stream="user", ms=300, n=-1)
             d.crowd.move(d.crowd.mid + 3)
             d.crowd.move(d.crowd.mid - 3)
-        killed = d.engine.clock()
-        done = await asyncio.wait_for(d.engine.kill("row 31"), 20)
+        killed = []
+
+        async def kill():
+            killed.append(d.engine.clock())
+            return await d.engine.kill("row 31")
+        done = await asyncio.wait_for(kill(), 20)
         assert done["verified"] and done["open_orders"] == 0 and not d.resting(), done
         since = now_row(d)
         await asyncio.sleep(0.7)
         d.sim.clear()
         await d.sim.flushed()
         assert not d.resting() and not [x for x in d.truth("new") if x["seq"] >= since], "nothing after the kill"
-        assert not d.wrote_since(killed), "no order was even thought of after it"
+        assert not d.wrote_since(killed[0]), "no order was even thought of after it"
         assert d.metric("kill_switch") == 1 and d.heard("kill: verified") and "kill: row 31" in d.engine.trader.guard.latch.tripped["*"]
         await at_rest(d)
         return done["seconds"]

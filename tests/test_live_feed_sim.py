@@ -127,7 +127,7 @@ def test_silence_is_named():
         s.venue.clear("mute")
         await s.play(until=lambda: s.feed.synced)
         assert await s.agrees() and s.alarms("silence-over")
-    story(act, policy=FeedPolicy(silence_s={"depth": 0.3}, backoff_s=(0.01, 0.05), snapshot_backoff_s=(0.01, 0.05), snapshot_limit=1000, overlap_s=0.3))
+    story(act, policy=FeedPolicy(silence_s={"depth": 1.0}, backoff_s=(0.01, 0.05), snapshot_backoff_s=(0.01, 0.05), snapshot_limit=1000, overlap_s=0.3))
 
 
 def test_a_wrong_route_is_silence_not_an_error():

@@ -135,8 +135,8 @@ def test_promtool_likes_what_an_engine_shows(world):
 @pytest.mark.parametrize("uid, title, expr", QUERIES, ids=[f"{u[9:]}-{t}-{i}" for i, (u, t, _) in enumerate(QUERIES)])
 def test_every_panel_has_data(world, uid, title, expr):
     prometheus, _, _ = world
-    got = prometheus.query(runnable(board_query(expr)))
-    assert got and any(math.isfinite(v) for v in got.values()), f"{title}: {expr} gives {got}"
+    ask = lambda: prometheus.query(runnable(board_query(expr)))  # one late scrape makes a series stale for a moment
+    prometheus.until(lambda: any(math.isfinite(v) for v in ask().values()), what=f"{title}: {expr}")
 
 
 def test_a_panel_of_a_metric_that_is_gone_would_be_seen(world):
@@ -152,7 +152,7 @@ def test_the_choices_of_a_dashboard_have_values(world):
 
 def test_numbers_arrive_as_they_were(world):
     prometheus, _, _ = world
-    one = lambda expr: next(iter(prometheus.query(expr).values()))
+    one = lambda expr: prometheus.until(lambda: list(prometheus.query(expr).values()), what=expr)[0]
     assert one("makerlab_position") == 0.004 and one("makerlab_position_limit") == 0.1
     assert one("makerlab_pnl_fees") == 0.01 and one("makerlab_unknown_orders") == 0 and one("makerlab_kill_switch") == 0
     assert one('makerlab_trading_state{state="ACTIVE"}') == 1 and one('makerlab_quote_price{side="bid"}') == 1.0
@@ -166,7 +166,7 @@ def test_an_engine_that_is_well_alarms_nobody_and_one_that_is_not_does(world):
     groups = prometheus.get("rules", type="alert")["groups"]
     assert {r["name"] for g in groups for r in g["rules"]} == {r.name for r in RULES}
     assert [(r["name"], r.get("lastError")) for g in groups for r in g["rules"] if r["health"] != "ok"] == []
-    assert prometheus.alerts() | prometheus.alerts("pending") == set()
+    prometheus.until(lambda: not prometheus.alerts() | prometheus.alerts("pending"))
     start = time.monotonic()
     driver.bad, driver.slow, driver.shift_ns = 1, True, 6 * S
     prometheus.until(lambda: "KillSwitch" in prometheus.alerts())
