@@ -437,7 +437,7 @@ def most_live(d):
 
 
 async def row_14(folder, market="spot", how="hang"):
-    async with Day(folder, market) as d:
+    async with Day(folder, market, live={"snapshot_s": 30.0}) as d:  # a snapshot in the middle would tell as well
         since, begin = now_row(d), time.monotonic()
         if how == "hang":
             d.fault("mute", stream="user", match="NEW", n=-1)  # else the stream tells in time what REST does not
