@@ -167,7 +167,7 @@ def listen(
             return "bye" if last == b"q" else "dead"
         last = read[-1:]
 
-
+# %% ../../nbs/94a_live.guardian.ipynb #94aunrd2
 UNREAD = 50  # beats: a guardian that has not read so many hangs
 
 
