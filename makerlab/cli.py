@@ -850,11 +850,13 @@ def record_command(symbol: Annotated[list[str], typer.Option(help="such as BTCUS
                    run_for: Annotated[str | None, typer.Option("--seconds", help="how long, such as 60s; until Ctrl-C when not given")] = None, as_json: Json = False) -> None:
     "Record a market into a folder that inspect and replay read; every acknowledged batch survives kill -9. Needs makerlab[live]."
     _needs_live()
-    from makerlab.live.recorder import rebuild, run_record
+    from makerlab.live.recorder import run_record
 
     found = run_record(symbol, out, hosts=hosts, market=market, seconds=None if run_for is None else seconds(run_for, name="seconds"),
                        on_alarm=lambda text: typer.echo(f"mm-engine: {text}", err=True))
-    say({**found, "book": {s: rebuild(out, symbol=s) for s in found["symbols"]}}, as_json=as_json)
+    say(found, as_json=as_json)
+    if found["stopped"]:
+        raise typer.Exit(1)
 
 # %% ../nbs/99_cli.ipynb #4d7316be
 @app.command("live")

@@ -143,10 +143,18 @@ def test_record_inspect_replay(stage, tmp_path):
         assert record.end(signal.SIGINT) == 0, record.said()  # Ctrl-C is the usual end
         heard = json.loads(record.said())
     assert heard["messages"] > 20 and heard["symbols"] == ["BTCUSDT"]
+    assert heard["acknowledged"] == heard["messages"] and (heard["lost"], heard["stopped"]) == (0, "")  # the counts survive Ctrl-C
     code, out, err = mm("inspect", folder, "--json")
     assert (code, err) == (0, "") and json.loads(out)["symbols"] == ["BTCUSDT"]
     code, out, err = mm("replay", folder, "--half-ticks", 2, "--order-qty", 0.001, "--max-position", 0.01, "--json")
     assert (code, err) == (0, "") and json.loads(out)["book"] == heard["book"]["BTCUSDT"]
+
+
+def test_a_venue_that_does_not_answer_is_one_sentence(tmp_path):
+    for args, says in ((("record", "--symbol", "BTCUSDT", "--out", tmp_path / "x", "--hosts", "http://127.0.0.1:1"), "no venue answers at http://127.0.0.1:1"),
+                       (("inspect", tmp_path / "x"), "nothing was recorded here yet")):
+        code, out, err = mm(*args)
+        assert code == 2 and out == "" and err.startswith("mm-engine: ") and err.count("\n") == 1 and says in err, (code, out, err)
 
 
 def test_secrets_are_in_no_file(stage):

@@ -519,6 +519,78 @@ def test_order_states_for_open_store(tmp_path):
     j.close()
 
 
+def fills_of(lines):
+    "Symbol, number, side and lots of the executions in lines of order_states."
+    if not len(lines):
+        return []
+    rows = lines[lines["event"] == "fill"]
+    return [(s, e, int(side), round(q / BOTH[s].lot_size)) for s, e, side, q in zip(rows["symbol"], rows["exec_id"], rows["side"], rows["last_qty"], strict=True)]
+
+
+def booked(m):
+    return [(f.symbol, f.exec_id, f.side, f.qty_lots) for f in m.fills]
+
+
+def test_an_execution_has_a_line_when_it_is_booked(tmp_path):
+    "Told twice: one line. Told by a snapshot only, or of nobody's order: one line. Assumed and taken back: two sides."
+    j, m = session(tmp_path / "j.db")
+    now = T0
+
+    def hear(r):
+        j.report(r, now)
+        m.handle(r, now_ns=now)
+
+    def see(shot):
+        j.snapshot(shot, now)
+        m.reconcile(shot, now_ns=now)
+
+    see(VenueSnapshot(T0))
+    names = []
+    for price in (100, 99, 98):
+        names.append(m.place_quote("XYZ", 1, price, 5, now_ns=now).client_id)
+        j.intents(m.poll(now), now)
+        hear(Report("accepted", names[-1], "XYZ", 1, now))
+    one, two, three = names
+    for _ in range(2):
+        hear(Report("fill", one, "XYZ", 1, now, "e1", 100, 2, 2, 3, 0.25))
+    now += 10 * S
+    rest = (OpenOrder(one, "XYZ", 1, 100, 5, 2), OpenOrder(two, "XYZ", 1, 99, 5, 4))
+    see(VenueSnapshot(now, (*rest, OpenOrder(three, "XYZ", 1, 98, 5, 3)), (Execution("e2", two, "XYZ", 1, 99, 4, 0.5, True, now - 1),), {"XYZ": 9}))
+    now += 10 * S
+    see(VenueSnapshot(now, (*rest, OpenOrder(three, "XYZ", 1, 98, 5, 3)), (), {"XYZ": 9}))
+    assert [f.flag for f in m.fills] == ["", "reconciled", "synthetic"]  # three lots of the third are nobody's word
+    hear(Report("fill", three, "XYZ", 1, now, "e3", 98, 3, 3, 2, 0.1))
+    hear(Report("fill", "somebody", "XYZ", -1, now, "e4", 97, 1, 1, 0, 0.1))
+    assert m.fills[3].flag == "reversal" and m.fills[-1].flag == "external" and m.positions["XYZ"] == 8
+    lines = J.order_lines(j)
+    assert fills_of(lines) == booked(m) and sum(side * lots for _, _, side, lots in fills_of(lines)) == 8
+    rows = lines[lines["event"] == "fill"].set_index("exec_id")
+    assert rows.loc["e1", "fee"] == 0.25 and rows.loc["e2", "filled_qty"] == pytest.approx(0.004) and rows.loc["e2", "client_id"] == two
+    assert rows.loc["e4", "client_id"] == "somebody" and rows.loc["e4", "status"] == "UNKNOWN" and np.isnan(rows.loc["e4", "price"])
+    assert len(J.order_lines(j, since=j.number)) == 0
+    j.close()
+    with open_store(tmp_path / "j.db", mode="r") as store:
+        assert sorted(fills_of(store.read("order_states"))) == sorted(booked(m))
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=15, deadline=None)
+def test_lines_of_executions_are_the_managers_after_any_lives(tmp_path_factory, seed):
+    rng = random.Random(seed)
+    path, venue, now = tmp_path_factory.mktemp("j") / "j.db", Venue(rng), T0
+    for life in range(3):
+        j, m = session(path, clock=lambda t=now: t)
+        if life:
+            venue.trade(now)
+            now += rng.randint(1, 5000) * 10**6
+            rebuild_orders(j, venue.snapshot(now, j.since_ns), manager=m, now_ns=now)
+            now = settle(j, m, venue, now)
+        now = play(j, m, venue, rng, 30, now, dies=life < 2)
+        lines = fills_of(J.order_lines(j))
+        assert lines == booked(m) and all(sum(side * lots for x, _, side, lots in lines if x == s) == m.positions[s] for s in BOTH)
+        j.close(publish=life == 2)
+
+
 def test_a_modify_is_replayed(tmp_path):
     j, m = session(tmp_path / "j.db")
     j.intent(NewOrder("k1", "XYZ", 1, 100, 5), T0)

@@ -559,7 +559,43 @@ def test_record_ends_when_the_disk_refuses(tmp_path):
     told = []
     with file_limit(20_000):
         stats = asyncio.run(record(TinyFeed(10**7), tmp_path / "r", options=RecorderOptions(batch_ms=1.0, min_free_mb=0.0), on_alarm=told.append))
-    assert len(told) >= 1 and "recording stopped" in told[0] and check_messages(tmp_path / "r", stats.acknowledged) == stats.acknowledged
+    assert stats.stopped == told[0] and len(told) >= 1 and "recording stopped" in told[0] and check_messages(tmp_path / "r", stats.acknowledged) == stats.acknowledged
+
+
+class PatientFeed:
+    "Talks until an alarm was told, and then some more."
+
+    def __init__(self, told):
+        self.told, self.n, self.on_raw, self.finished = told, 0, None, False
+
+    async def __aiter__(self):
+        end, more = time.monotonic() + 60, 50
+        while more and time.monotonic() < end:
+            self.n, more = self.n + 1, more - bool(self.told)
+            self.on_raw("btcusdt@depth@100ms", body(self.n), T0 + self.n, T0 + self.n, self.n)
+            yield self.n
+            await asyncio.sleep(0.001)
+        self.finished = True
+
+
+def test_an_alarm_of_the_sealer_does_not_end_record(tmp_path, monkeypatch):
+    "Only a recorder that stopped is the end; segments that stay as they are cost nothing."
+    import makerlab.live.recorder as L
+
+    calls, told = [], []
+
+    def once_broken(*args, **kw):
+        calls.append(args)
+        if len(calls) == 2:
+            raise OSError(12, "Cannot allocate memory")
+        return seal(*args, **kw)
+
+    monkeypatch.setattr(L, "seal", once_broken)
+    feed = PatientFeed(told)
+    options = RecorderOptions(batch_ms=1.0, segment_rows=5, sealer="thread", min_free_mb=0.0)
+    stats = asyncio.run(record(feed, tmp_path / "r", options=options, on_alarm=told.append))
+    assert feed.finished and stats.acknowledged == feed.n == check_messages(tmp_path / "r", feed.n) and stats.stopped == ""
+    assert len(told) == 1 and "Cannot allocate memory" in told[0] and "the next recorder of the folder takes them in" in told[0] and "recover" not in told[0]
 
 
 def test_record_ends_by_the_clock_and_by_cancelling(tmp_path):
@@ -614,13 +650,113 @@ def test_nothing_is_said_before_the_recorder_is_ready(tmp_path, monkeypatch, ven
     assert replay_book(tmp_path / "r", grid=GRID).synced
 
 
+def trades(n):
+    "What a venue says that has no depth."
+    return [("btcusdt@trade", TRADE % b"%d" % i) for i in range(1, n + 1)]
+
+
+@pytest.fixture
+def talk(monkeypatch):
+    "Put a feed that says these messages and ends in the place of the true one."
+    from makerlab.live import feed
+
+    def use(messages):
+        class Saying(TinyFeed):
+            def __init__(self, *_, **__):
+                super().__init__(0)
+
+            async def __aiter__(self):
+                for i, (stream, message) in enumerate(messages):
+                    self.on_raw(stream, message, T0 + i, T0 + i, i)
+                    yield i
+
+            async def close(self):
+                self.closed = True
+
+        monkeypatch.setattr(feed, "Feed", Saying)
+
+    return use
+
+
+def test_a_recording_without_a_book_says_why_in_its_place(tmp_path, talk):
+    import makerlab.live.recorder as L
+
+    talk(trades(30))
+    found = L.run_record(["BTCUSDT"], tmp_path / "r", options=BY_HAND)
+    assert found["messages"] == found["acknowledged"] == 30 and found["stopped"] == "" and list(found["book"]) == ["BTCUSDT"]
+    assert "no depth changes" in found["book"]["BTCUSDT"] and "without it there is no book" in found["book"]["BTCUSDT"]
+
+
+def test_a_long_recording_is_not_read_at_its_end(tmp_path, talk, monkeypatch):
+    import makerlab.live.recorder as L
+
+    def expensive(*_, **__):
+        raise AssertionError("it was read")
+
+    talk(trades(30))
+    monkeypatch.setattr(L, "_MUCH", 59)
+    assert L.run_record(["BTCUSDT"], tmp_path / "r", options=BY_HAND)["messages"] == 30  # read: it is short
+    for name in ("inspect_recording", "rebuild"):
+        monkeypatch.setattr(L, name, expensive)
+    found = L.run_record(["btcusdt"], tmp_path / "r", options=BY_HAND)  # 60 with the first session's
+    assert found["acknowledged"] == found["messages"] == 60 and found["lost"] == 0 and found["segments"] == []
+    assert found["book"] == {"BTCUSDT": f"not rebuilt from 60 messages: mm-engine replay {tmp_path / 'r'} --symbol BTCUSDT --json tells it"}
+
+
+def test_a_recording_that_stopped_early_ends_the_command_with_1(tmp_path, talk, monkeypatch):
+    from types import SimpleNamespace
+
+    from typer.testing import CliRunner
+
+    from makerlab.cli import app
+
+    talk(trades(30))
+    said = {}
+    for name, free in (("room", 1e15), ("full", 1e6)):
+        monkeypatch.setattr("makerlab.live.recorder.shutil", SimpleNamespace(disk_usage=lambda _, free=free: SimpleNamespace(free=free)))
+        said[name] = CliRunner().invoke(app, ["record", "--symbol", "BTCUSDT", "--out", str(tmp_path / name), "--json"])
+    room, full = (json.loads(x.stdout) for x in said.values())
+    assert said["room"].exit_code == 0 and room["acknowledged"] == 30 and (room["stopped"], room["lost"]) == ("", 0)
+    assert said["full"].exit_code == 1 and full["acknowledged"] == 0 and full["lost"] == 30 and "MB are left" in full["stopped"]
+
+
+def test_one_venue_a_folder(tmp_path):
+    "Spot and USD-M name their symbols alike; sealed or not, compacted or not, a folder of the one is refused by the other."
+    usdm = RecorderOptions(venue="binance-usdm", batch_ms=0.0, sealer="none", min_free_mb=0.0)
+    r = write(tmp_path / "r", 10)
+    drop(r)
+    for _ in range(2):  # and the folder is let go
+        with pytest.raises(ParameterError, match="venue = 'binance-usdm': .*binance-spot.*a folder of its own"):
+            Recorder(tmp_path / "r", options=usdm)
+    with open_store(tmp_path / "r", layout=RECORDING) as s:
+        s.compact()
+    with pytest.raises(ParameterError, match="a folder of its own"):
+        Recorder(tmp_path / "r", options=usdm)
+    assert write(tmp_path / "r", 10, first=11).close().acknowledged == 20 == check_messages(tmp_path / "r", 20)
+
+
+def test_a_folder_of_two_venues_makes_no_book(tmp_path, monkeypatch):
+    "As it was recorded before a recorder looked."
+    for market in ("spot", "usdm"):
+        with monkeypatch.context() as patch:
+            patch.setattr(R, "_venues", lambda _: set())
+            generate_test_data(tmp_path / "r", rng=np.random.default_rng(1), seconds=2, market=market)
+    assert inspect_recording(tmp_path / "r")["venues"] == ["binance-spot", "binance-usdm"]
+    for read in (load_recording, rebuild, lambda folder: replay_book(folder, grid=GRID)):
+        with pytest.raises(ParameterError, match="BTCUSDT of .*binance-spot.*binance-usdm.*cannot be told apart"):
+            read(tmp_path / "r")
+
+
 def test_a_venue_that_cannot_be_reached_is_said_at_once(tmp_path):
     import makerlab.live.recorder as L
 
-    with pytest.raises((OSError, DataError)):
+    with pytest.raises(RecorderError, match=r"no venue answers at http://127\.0\.0\.1:1 .*mm-engine venue"):
         L.run_record(["BTCUSDT"], tmp_path / "r", hosts="http://127.0.0.1:1", seconds=30.0, options=BY_HAND)
     with lock_recording(tmp_path / "r"):  # and the folder was let go
         pass
+    for symbol in (None, "BTCUSDT"):
+        with pytest.raises(ParameterError, match="nothing was recorded here yet"):
+            read_recording(tmp_path / "r", symbol=symbol)
 
 
 @pytest.mark.parametrize("market", ["spot", "usdm"])

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..core import DataError, ParameterError, from_ns, to_ns
 from .crypto import Capture, _Sink, load_binance, parse_decimals, read_binance, sync_book
@@ -163,6 +164,17 @@ def _raw_frame(rows: pa.Table) -> pd.DataFrame:
     return _stamped(pd.DataFrame({c: v.to_pandas() for c, v in columns.items()} | {"message": pd.Series(body, dtype="str")}))
 
 
+def _venues(folder: Path) -> set[str]:
+    "Whose messages lie in the store, as the ends of its files' row groups tell."
+    found: set[str] = set()
+    for path in (folder / f"v{RECORDING.version}" / "raw").glob("*.parquet"):
+        meta = pq.read_metadata(path)
+        at = meta.schema.names.index("venue")
+        ends = [meta.row_group(g).column(at).statistics for g in range(meta.num_row_groups)]
+        found |= {x for s in ends if s is not None and s.has_min_max for x in (s.min, s.max)}
+    return found
+
+
 def _is_there(store: Store, name: str, rows: pd.DataFrame) -> bool:
     "Did a sealer that was killed append these rows already?"
     if not store.count(name):
@@ -225,9 +237,10 @@ def seal(
     folder: str | Path,  # of a recording
     *,
     growing: bool = False,  # take the segment that was growing too: its recorder is dead, or has let go of it
+    venue: str | None = None,  # who is to be recorded there; None = it does not matter
     patience_s: float = 30.0,  # to wait for another sealer
 ) -> int:  # messages in the store
-    "Take finished segments into the store. Safe to be killed in, and to be run twice. Raises StoreLockedError, StoreWriteError, DataError."
+    "Take finished segments into the store. Safe to be killed in, and to be run twice. Raises StoreLockedError, StoreWriteError, DataError, ParameterError for another venue's folder."
     folder = Path(folder)
     with _patient(folder, patience_s) as store:
         for path in segments(folder):
@@ -235,6 +248,8 @@ def seal(
                 _take_in(store, path)
         if len(list((folder / f"v{RECORDING.version}" / "raw").glob("*.parquet"))) >= PARTS:
             store.compact()
+        if venue is not None and (others := sorted(_venues(folder) - {venue, ""})):
+            raise ParameterError(f"venue = {venue!r}: {folder} holds messages of {', '.join(others)}: record each venue into a folder of its own")
         return store.count("raw")
 
 
@@ -306,14 +321,19 @@ def _good(body: str, line: int) -> bool:
 
 
 def _of_symbol(rows: pd.DataFrame, symbol: str | None, folder: Path) -> tuple[pd.DataFrame, str]:
-    "The messages of one symbol. Raises ParameterError when it is not there, or when there are several and none was named."
+    "The messages of one symbol. Raises ParameterError when it is not there, when there are several and none was named, or when it is of several venues."
     names = sorted(set(rows["symbol"]) - {"*"})
+    if not names:
+        raise ParameterError(f"{folder}: nothing was recorded here yet: run mm-engine record until a venue has answered")
     if symbol is None and len(names) > 1:
         raise ParameterError(f"symbol = None, but {folder} holds {names}: name one")
-    name = symbol.upper() if symbol else names[0] if names else ""
+    name = symbol.upper() if symbol else names[0]
     if name not in names:
         raise ParameterError(f"symbol = {symbol!r} is not in {folder}: it holds {names}")
-    return rows[rows["symbol"] == name], name
+    mine = rows[rows["symbol"] == name]
+    if len(venues := sorted(set(mine["venue"]) - {""})) > 1:
+        raise ParameterError(f"{folder} holds messages of {name} of {venues}, whose books cannot be told apart: record each venue into a folder of its own")
+    return mine, name
 
 
 def capture_text(

@@ -508,25 +508,41 @@ def _price(x: Instrument, ticks: float) -> float:
     return round(ticks * x.tick_size, 10) if ticks > 0 else np.nan
 
 
+def _facts(m: OrderManager, number: int, t: int, o: ManagedOrder) -> dict[str, Any]:
+    "What every line about an order says: the order as it stands after the row."
+    x = m.instruments[o.symbol]
+    return {"local_time": t, "sequence": number, "symbol": o.symbol, "venue": x.venue, "client_id": o.client_id, "exec_id": "", "underlying": x.underlying,
+            "side": o.side, "status": o.state.value, "kind": o.kind, "price": _price(x, o.price_ticks), "size": x.qty(o.qty_lots),
+            "filled_qty": x.qty(o.filled_lots), "avg_price": _price(x, o.avg_price_ticks), "last_qty": np.nan, "last_price": np.nan, "fee": np.nan,
+            "submit_time": _stamp(o.submit_ns), "cancel_time": _stamp(max(o.cancel_ns, o.submit_ns) if o.cancel_ns > 0 else -1)}
+
+
+def _time(told: Any, t: int) -> int:
+    "The venue's time, or ours where it told none."
+    return told if isinstance(told, int) and told > 0 else t
+
+# %% ../../nbs/92_live.journal.ipynb #2b0a48f5
 def _line(m: OrderManager, row: tuple[int, int, str, str, str]) -> dict[str, Any] | None:
-    "The line of order_states that a row of the journal makes, after it was applied; None = it is about no order."
+    "The line of order_states that a row makes, after it was applied; None = it is about no order, or about an execution."
     number, t, word, k, body = row
     o, r = m.orders.get(k), json.loads(body) if word == "report" else {}
     event = r.get("kind", "") if r else "sent" if word == "sent" else "intent" if word in _INTENTS.values() else ""
-    if o is None or event not in ORDER_EVENTS or o.symbol not in m.instruments:
+    if o is None or event == "fill" or event not in ORDER_EVENTS or o.symbol not in m.instruments:
         return None
-    x, fill = m.instruments[o.symbol], event == "fill"
-    told = r.get("time_ns", 0) if isinstance(r.get("time_ns", 0), int) else 0
-    return {"time": told if told > 0 else t, "local_time": t, "sequence": number, "symbol": o.symbol, "venue": x.venue, "event": event,
-            "order_id": _clean(r.get("venue_id", "")), "client_id": k, "exec_id": _clean(r["exec_id"] or f"cum-{k}-{r['cum_lots']}") if fill else "",
-            "underlying": x.underlying, "side": o.side, "status": o.state.value,
-            "kind": o.kind if word in ("new", "sent", "report") else word,
-            "price": _price(x, o.price_ticks), "size": x.qty(o.qty_lots), "filled_qty": x.qty(o.filled_lots),
-            "avg_price": _price(x, o.avg_price_ticks),
-            "last_qty": x.qty(r["qty_lots"]) if fill and r["qty_lots"] > 0 else np.nan,
-            "last_price": _price(x, r["price_ticks"]) if fill else np.nan,
-            "fee": r["fee"] if fill and math.isfinite(r["fee"]) else np.nan, "submit_time": _stamp(o.submit_ns),
-            "cancel_time": _stamp(max(o.cancel_ns, o.submit_ns) if o.cancel_ns > 0 else -1), "reason": _clean(r.get("reason", ""))}
+    kind = o.kind if word in ("new", "sent", "report") else word
+    return {**_facts(m, number, t, o), "time": _time(r.get("time_ns", 0), t), "event": event, "order_id": _clean(r.get("venue_id", "")), "kind": kind,
+            "reason": _clean(r.get("reason", ""))}
+
+
+def _fill_line(m: OrderManager, row: tuple[int, int, str, str, str], e: OrderEvent) -> dict[str, Any]:
+    "The line of an execution that a row booked; one of an order that nobody knows has a name of its own."
+    number, t, word, _, body = row
+    name = _clean(e.client_id or f"EXTERNAL-{e.exec_id}")
+    stranger = ManagedOrder(name, e.symbol, e.side, 0, e.qty_lots, state=State.UNKNOWN, filled_lots=e.qty_lots, notional_ticks=e.qty_lots * e.price_ticks)
+    x, told = m.instruments[e.symbol], json.loads(body).get("venue_id", "") if word == "report" else ""
+    return {**_facts(m, number, t, m.orders.get(e.client_id) or stranger), "time": _time(e.venue_ns, t), "event": "fill", "order_id": _clean(told),
+            "exec_id": _clean(e.exec_id), "side": e.side, "last_qty": x.qty(e.qty_lots), "last_price": _price(x, e.price_ticks), "fee": e.fee,
+            "reason": _clean(e.reason or e.flag)}
 
 # %% ../../nbs/92_live.journal.ipynb #2dff82fc
 def order_lines(
@@ -542,10 +558,11 @@ def order_lines(
     for row in journal.rows(start):
         try:
             _apply(m, row)
-            line = _line(m, row) if row[0] > since else None
+            booked = [e for e in m.take_events() if e.kind == "fill"]
+            found = (_line(m, row), *(_fill_line(m, row, e) for e in booked)) if row[0] > since else ()
         except (KeyError, TypeError, ValueError) as e:
             raise _unread(journal.path, e, row) from None
-        lines += [line] if line is not None else []
+        lines += [x for x in found if x is not None]
     out = pd.DataFrame(lines)
     for name in ("time", "local_time", "submit_time", "cancel_time"):
         if len(out):

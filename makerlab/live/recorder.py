@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..core import MakerlabError, ParameterError, check_choice, check_nonnegative, check_positive, to_ns
-from ..data.recording import SEGMENT, _of_symbol, digest_book, encode_batch, final_book, lock_recording, read_recording, seal
+from ..data.recording import SEGMENT, _of_symbol, digest_book, encode_batch, final_book, lock_recording, read_recording, seal, segments
 from ..data.recording import inspect_recording as inspect_recording
 from ..data.recording import is_recording as is_recording
 from ..data.recording import load_recording as load_recording
@@ -80,7 +80,7 @@ class Segment:
 
 # %% ../../nbs/91_live.recorder.ipynb #cd94f458
 class RecorderError(MakerlabError):
-    "A recorder cannot begin; the message names the folder and the remedy."
+    "A recorder cannot begin; the message names the folder or the venue, and the remedy."
 
 
 @dataclass
@@ -93,6 +93,7 @@ class RecorderStats:
     finished: int = 0  # segments
     lost: int = 0  # messages that came and were not written
     slowest_ms: float = 0.0  # longest flush
+    stopped: str = ""  # why recording ended before its time; empty when it did not
 
     def told(self) -> dict[str, Any]:
         "Plain values."
@@ -170,7 +171,8 @@ class _Sealer(_Job):
 
     def tell(self, why: object) -> None:
         "An alarm; the segments stay as they are."
-        self.alarm(f"segments cannot be made Parquet ({why}): they stay as they are, mm-engine inspect reads them, recover takes them in later")
+        self.alarm(f"segments cannot be made Parquet ({why}): they stay as they are, mm-engine inspect reads them, the next recorder of "
+                   "the folder takes them in")
 
     def start(self) -> None:
         "Seal what is finished, unless it is at it."
@@ -232,7 +234,7 @@ class _Ledger:
         "No more recording; what was acknowledged stays."
         self.stats.lost += lost + len(self._rows)
         self._rows = []
-        self.stopped = f"{self.folder}: recording stopped, {why}; {self.stats.acknowledged} messages are safe: free space, then start it again"
+        self.stopped = self.stats.stopped = f"{self.folder}: recording stopped, {why}; {self.stats.acknowledged} messages are safe: free space, then start it again"
         self.alarm(self.stopped)
 
 # %% ../../nbs/91_live.recorder.ipynb #c0cfe106
@@ -302,7 +304,7 @@ class Recorder(_Writer):
         self._held = ExitStack()
         try:
             self._held.enter_context(lock_recording(self.folder))
-            self.stats.acknowledged = seal(self.folder, growing=True)
+            self.stats.acknowledged = seal(self.folder, growing=True, venue=options.venue)
         except OSError as e:
             self._held.close()
             raise RecorderError(f"folder = {str(folder)!r} cannot be written ({e}): give another, or free space") from None
@@ -376,6 +378,22 @@ def _close(r: Recorder) -> RecorderStats:
         r._held.close()
     return r.stats
 
+# %% ../../nbs/91_live.recorder.ipynb #4c5f5b86
+async def _begin(feed: Any) -> None:
+    "Let a feed connect, where it has a start. Raises RecorderError when no venue answers."
+    try:
+        if hasattr(feed, "start"):
+            await feed.start()
+    except OSError as e:
+        where = getattr(getattr(feed, "hosts", None), "rest", "the feed's address")
+        raise RecorderError(f"hosts: no venue answers at {where} ({type(e).__name__}: {e}): start mm-engine venue, or check hosts and the network") from None
+
+
+async def _listen(feed: Any) -> None:
+    "Take what a feed yields; the hook has it already."
+    async for _ in feed:
+        pass
+
 # %% ../../nbs/91_live.recorder.ipynb #09f67c58
 async def record(
     feed: Any,  # a Feed that was not started: an asynchronous iterator with a hook on_raw(stream, message, exch_ns, wall_ns, mono_ns)
@@ -383,14 +401,16 @@ async def record(
     *,
     options: RecorderOptions = RecorderOptions(),  # batches, segments, durability
     seconds: float | None = None,  # how long, once the feed has started; None = until cancelled
-    on_alarm: Callable[[str], None] | None = None,  # told when recording stops, and why
+    on_alarm: Callable[[str], None] | None = None,  # told what goes wrong; only when recording stops is it the end
+    on_start: Callable[[Recorder], Any] | None = None,  # given the recorder before the feed begins
 ) -> RecorderStats:  # what was written
-    "Write down what a feed hears, until it ends, the time is over, the task is cancelled or the disk refuses. Raises as Recorder does."
+    "Write down what a feed hears, until it ends, the time is over, the task is cancelled or the disk refuses. Raises as Recorder does, RecorderError when no venue answers."
     full = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def tell(text: str) -> None:
-        loop.call_soon_threadsafe(full.set)
+        if recorder.stopped:
+            loop.call_soon_threadsafe(full.set)
         if on_alarm is not None:
             on_alarm(text)
 
@@ -398,8 +418,9 @@ async def record(
     feed.on_raw = recorder.raw
     tasks: list[asyncio.Future[Any]] = []
     try:
-        if hasattr(feed, "start"):
-            await feed.start()
+        if on_start is not None:
+            on_start(recorder)
+        await _begin(feed)
         tasks += [asyncio.ensure_future(_listen(feed)), asyncio.ensure_future(full.wait())]
         await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if tasks[0].done():
@@ -412,11 +433,26 @@ async def record(
         await asyncio.to_thread(recorder.close)
     return recorder.stats
 
+# %% ../../nbs/91_live.recorder.ipynb #e415bfbc
+_MUCH = 200_000  # messages: to read more of them takes minutes, and gigabytes
 
-async def _listen(feed: Any) -> None:
-    "Take what a feed yields; the hook has it already."
-    async for _ in feed:
-        pass
+
+def _book(folder: str | Path, symbol: str) -> str:
+    "The fingerprint of the book, or why there is none."
+    try:
+        return rebuild(folder, symbol=symbol)
+    except MakerlabError as e:
+        return str(e)
+
+
+def _account(folder: str | Path, symbols: Sequence[str], total: int) -> dict[str, Any]:
+    "What was recorded, and the book by symbol; of a long recording only what is known without reading it."
+    if total > _MUCH:
+        names, left = sorted({s.upper() for s in symbols}), [p.name for p in segments(folder)]
+        book = {s: f"not rebuilt from {total:,} messages: mm-engine replay {folder} --symbol {s} --json tells it" for s in names}
+        return {"kind": "recording", "source": str(folder), "symbols": names, "messages": total, "segments": left, "book": book}
+    found = inspect_recording(folder)
+    return {**found, "book": {s: _book(folder, s) for s in found["symbols"]}}
 
 # %% ../../nbs/91_live.recorder.ipynb #e3c5277e
 def run_record(
@@ -428,27 +464,31 @@ def run_record(
     seconds: float | None = None,  # how long; None = until interrupted
     streams: Sequence[str] = ("depth", "aggTrade", "trade", "bookTicker"),  # kinds
     options: RecorderOptions | None = None,  # None: sealed by another process
-    on_alarm: Callable[[str], None] | None = None,  # told when recording stops, and why
+    on_alarm: Callable[[str], None] | None = None,  # told what goes wrong; only when recording stops is it the end
     seed: int = 0,  # of the jitter of reconnections
-) -> dict[str, Any]:  # what was recorded
-    "What mm-engine record does; reads the recording at the end. Raises ParameterError, StoreLockedError, RecorderError, OSError without a venue."
+) -> dict[str, Any]:  # counts, why it stopped before its time (empty: it did not), what was recorded, the book by symbol
+    "What mm-engine record does; reads a short recording at the end. Raises ParameterError, StoreLockedError, RecorderError, DataError."
     from makerlab.live.feed import Feed
     from makerlab.live.protocol import Hosts
 
     where = Hosts.local(hosts, market=market) if hosts.startswith("http") else Hosts.preset(hosts)
     how = options or RecorderOptions(venue=f"binance-{where.market}", sealer="process")
 
-    async def run() -> RecorderStats:
+    held: list[Recorder] = []
+
+    async def run() -> None:
         feed = Feed(symbols, hosts=where, rng=np.random.default_rng(seed), streams=tuple(streams))
         try:
-            return await record(feed, out, options=how, seconds=seconds, on_alarm=on_alarm)
+            await record(feed, out, options=how, seconds=seconds, on_alarm=on_alarm, on_start=held.append)
         finally:
             await feed.close()
 
-    told = {}
-    with suppress(KeyboardInterrupt):  # the usual end: what was heard is in the folder
-        told = asyncio.run(run()).told()
-    return {**told, **inspect_recording(out)}
+    try:
+        asyncio.run(run())
+    except KeyboardInterrupt:  # the usual end: what was heard is in the folder
+        if not held:
+            raise
+    return {**held[0].stats.told(), **_account(out, symbols, held[0].stats.acknowledged)}
 
 # %% ../../nbs/91_live.recorder.ipynb #037e36ec
 def rebuild(
