@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import random
+import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -722,9 +723,8 @@ def stopwatch(d):
 
 
 def middle(took):
-    "The median and the 90th percentile."
-    took = sorted(took)
-    return [took[int(q * (len(took) - 1))] for q in (0.5, 0.9)]
+    "The median and the mean: who waits 50 ms for a copy now and then shows in the second."
+    return statistics.median(took), statistics.fmean(took)
 
 
 async def row_23(folder, how="hang"):
@@ -748,7 +748,7 @@ async def row_23(folder, how="hang"):
             await asyncio.sleep(0.8)
             during = middle(took)
             assert len(took) > 20 and (await d.quoting_again(after=0)) < 5, "it quotes on"
-            assert during[0] < before[0] + 1000 and during[1] < before[1] + 10_000, f"us: {before} before, {during} while redis is gone"
+            assert during[0] < before[0] + 1000 and during[1] < before[1] + 2000, f"us: {before} before, {during} while redis is gone"
             begin = time.monotonic()
             if how == "hang":
                 server.wake()
