@@ -15,7 +15,7 @@ from makerlab.backtest.harness import Faults, ReplayVenue
 from makerlab.core import ParameterError
 from makerlab.data.events import DEPTH, SNAPSHOT, TRADE, Events
 from makerlab.execution.costs import PRESETS
-from makerlab.execution.venue import CancelOrder, Capabilities, Instrument, NewOrder, TopOfBook
+from makerlab.execution.venue import CancelOrder, Capabilities, Instrument, ModifyOrder, NewOrder, QueryOrder, TopOfBook
 from makerlab.live.binance import BinanceVenue
 from makerlab.live.feed import Feed, FeedPolicy
 from makerlab.live.paper import PaperVenue, depth_rows
@@ -443,6 +443,8 @@ def test_a_trade_that_the_book_has_overtaken_counts_from_the_places_before():
     trade(5)
     assert filled(v) == [("a", 99, 1, True)] and v.orders["younger"].filled == 0
     v.on_trade("X", -1, 98, 1, time_ns=2000)
+    assert v.orders["younger"].filled == 0, "of the time of that view: it may know"
+    v.on_trade("X", -1, 98, 1, time_ns=2001)
     assert filled(v)[-1][0] == "younger"
 
 
@@ -454,6 +456,187 @@ def test_a_late_trade_beyond_our_price():
     for side, tick, lots in ((1, 101, 9), (-1, 100, 9), (-1, 98, 3)):
         v.on_trade("X", side, tick, lots, time_ns=2000)
     assert filled(v) == [("a", 99, 3, True)]
+
+
+@pytest.mark.parametrize("between", range(1, 5))
+@pytest.mark.parametrize("stamp", [1, 10])
+def test_a_trade_that_several_views_have_overtaken_is_taken_off_once(between, stamp):
+    "A hundred ahead, sixty trade, and views that know of it come first: forty are ahead, not none."
+    v, clock = desk(depth=False)
+    v.on_depth("X", [(99, 100)], [(101, 5)], time_ns=T0)
+    order(v, "a", 1, 99, 10)
+    for k in range(1, between + 1):
+        clock.now = T0 + 10 * k * MS
+        v.on_depth("X", [(99, 39 + k)], [(101, 5)], time_ns=clock.now)
+    for lots, ahead in ((25, 40), (35, 40), (7, 33)):
+        v.on_trade("X", -1, 99, lots, time_ns=T0 + stamp * MS)
+        assert v.ahead("a") == ahead and not v.fills
+    v.on_trade("X", -1, 99, 36, time_ns=clock.now + 1)
+    assert filled(v) == [("a", 99, 3, True)]
+
+
+def test_two_late_trades_between_three_views():
+    "Of a hundred ahead 60 trade, then 30 join behind; then 20 trade: the first trade moves the places before the second view too."
+    v, clock = desk(depth=False)
+    v.on_depth("X", [(99, 100)], [(101, 5)], time_ns=T0)
+    order(v, "a", 1, 99, 10)
+    for ms, lots in ((10, 70), (20, 50)):
+        clock.now = T0 + ms * MS
+        v.on_depth("X", [(99, lots)], [(101, 5)], time_ns=clock.now)
+    assert v.ahead("a") == 50
+    v.on_trade("X", -1, 99, 60, time_ns=T0 + 5 * MS)
+    assert v.ahead("a") == 40
+    v.on_trade("X", -1, 99, 20, time_ns=T0 + 15 * MS)
+    assert v.ahead("a") == 20
+    v.on_trade("X", -1, 99, 25, time_ns=T0 + 15 * MS)
+    assert filled(v) == [("a", 99, 5, True)]
+
+
+def test_a_trade_that_was_overtaken_by_more_views_than_are_kept_moves_nobody():
+    v, clock = desk(depth=False)
+    for k in range(200):
+        clock.now += MS
+        v.on_depth("X", [(99, 5 + k % 2)], [(101, 5)], time_ns=clock.now)
+        if k == 0:
+            order(v, "a", 1, 99, 10)
+    v.on_trade("X", -1, 99, 500, time_ns=T0 + MS // 2)
+    assert v.ahead("a") == 5 and not v.fills and v.ignored == {"trade older than the views kept": 1}
+    v.on_trade("X", -1, 99, 6, time_ns=clock.now - 3 * MS)
+    assert filled(v) == [("a", 99, 1, True)] and len(v._matchers["X"].views) < 100
+
+
+TAPE = st.lists(st.tuples(st.integers(1, 9), st.sampled_from((98, 99, 99, 99)), st.integers(0, 3), st.integers(0, 12), st.booleans()), min_size=1, max_size=25)
+
+
+@settings(max_examples=150, deadline=None)
+@given(tape=TAPE, at=st.integers(0, 24), queue=st.sampled_from(("risk-averse", "proportional", "power-prob:3", "optimistic")))
+def test_news_that_come_late_never_fill_more(tape, at, queue):
+    "The same trades and views, the trades told in time or up to three views late: at every view the late account has no more fills and no better place."
+    def play(late):
+        v, clock = desk(depth=False, queue=queue)
+        v.on_depth("X", [(99, 7)], [(101, 5)], time_ns=T0)
+        waiting, said, shown = [], [], 7
+        for i, (lots, tick, delay, come, through) in enumerate(tape):
+            if i == at:
+                order(v, "a", 1, 99, 6)
+            clock.now += MS
+            stamp = clock.now
+            shown = max(shown - lots, 0) + come if tick == 99 else shown + come
+            waiting.append((i + (delay if late else 0), lots, tick, stamp))
+            if not late or not delay:
+                v.on_trade("X", -1, *reversed(waiting.pop()[1:3]), time_ns=stamp)
+            clock.now += MS
+            v.on_depth("X", [(99, shown)] if shown else [(98, 3)], [(101, 5)], time_ns=clock.now)
+            for w in [w for w in waiting if w[0] <= i]:
+                waiting.remove(w)
+                v.on_trade("X", -1, w[2], w[1], time_ns=w[3])
+            said.append((v.lots["X"], v.ahead("a")))
+        return said
+
+    for (n, ahead), (most, best) in zip(play(True), play(False)):
+        assert n <= most and (best is None or ahead is None or ahead >= best - 1e-9)
+
+
+@pytest.mark.parametrize("shift_ns", [0, 3_600_000 * MS, -3_600_000 * MS])
+def test_a_trade_from_before_our_order_fills_it_never(shift_ns):
+    "Whatever our clock says and the exchange's; what traded before us only shortens the queue."
+    v, clock = desk(depth=False)
+    stamp = lambda ms: T0 + shift_ns + ms * MS
+    v.on_depth("X", [(99, 4), (98, 9)], [(101, 5)], time_ns=stamp(0))
+    order(v, "early", 1, 99, 2)
+    clock.now += 100 * MS
+    order(v, "a", 1, 99, 10)
+    order(v, "top", 1, 100, 10)
+    for ms in (1, 50, 99):
+        v.on_trade("X", -1, 99, 1, time_ns=stamp(ms))
+    assert not v.fills and v.ahead("a") == v.ahead("early") == 1
+    v.on_trade("X", -1, 99, 6, time_ns=stamp(99))
+    assert filled(v) == [("early", 99, 2, True)] and v.ahead("a") == 0 and v.orders["top"].filled == 0
+    v.on_trade("X", -1, 97, 50, time_ns=stamp(99))
+    assert len(v.fills) == 1
+    v.on_depth("X", [(98, 9)], [(101, 5)], time_ns=stamp(100))
+    v.on_trade("X", -1, 99, 50, time_ns=stamp(98))
+    assert len(v.fills) == 1, "late, and from before"
+    v.on_trade("X", -1, 99, 3, time_ns=stamp(101))
+    assert filled(v)[1:] == [("top", 100, 3, True)]
+    v.on_trade("X", -1, 99, 9, time_ns=stamp(101))
+    assert filled(v)[2:] == [("top", 100, 7, True), ("a", 99, 2, True)]
+
+
+def test_lots_that_filled_our_older_order_do_not_shorten_the_queue_of_the_younger():
+    v, clock = desk(depth=False)
+    v.on_depth("X", [(99, 4)], [(101, 5)], time_ns=T0)
+    order(v, "early", 1, 99, 2)
+    clock.now += 100 * MS
+    order(v, "a", 1, 99, 10)
+    v.on_trade("X", -1, 99, 5, time_ns=T0 + MS)
+    assert filled(v) == [("early", 99, 1, True)] and v.ahead("a") == 0
+    order(v, "b", 1, 99, 10)
+    v.on_trade("X", -1, 99, 3, time_ns=T0 + 2 * MS)
+    assert filled(v)[1:] == [("early", 99, 1, True)] and v.ahead("b") == 2
+
+
+def test_a_new_price_is_a_new_place():
+    v, clock = desk(depth=False)
+    v.on_depth("X", [(99, 4), (98, 9)], [(101, 5)], time_ns=T0)
+    order(v, "a", 1, 98, 2)
+    clock.now += 100 * MS
+    v.send(ModifyOrder("a", 100, 2))
+    v.on_trade("X", -1, 100, 1, time_ns=T0 + 99 * MS)
+    assert not v.fills
+    v.on_trade("X", -1, 100, 1, time_ns=T0 + 100 * MS)
+    assert filled(v) == [("a", 100, 1, True)]
+
+
+# a session that lasts
+
+def slide(v, low, high):
+    "A view of 20 levels a side that moves by a tick a view."
+    for b in range(low, high, 1 if high > low else -1):
+        v.on_depth("X", [(b - k, 5) for k in range(20)], [(b + 1 + k, 5) for k in range(20)], whole=False)
+
+
+def test_levels_far_behind_the_view_are_dropped_and_nobody_moves_up():
+    v, _ = desk(depth=False)
+    slide(v, 1000, 1001)
+    order(v, "a", 1, 985, 3)
+    slide(v, 1001, 6000)
+    assert v.ahead("a") == 5 and all(len(book.lots[s]) < 1000 for book in (v._matchers["X"].market, v._ears["X"]) for s in (1, -1))
+    v.on_trade("X", -1, 985, 4)
+    assert v.ahead("a") == 1 and not v.fills
+    order(v, "all", -1, 990, 100_000, "ioc")
+    sold = [f for f in filled(v) if f[0] == "all"]
+    assert sold[0][1] == 5999 and min(f[1] for f in sold) > 5000, "nothing is sold to a bid that was seen a thousand ticks ago"
+    slide(v, 6000, 7000)
+    assert not v._matchers["X"].eaten
+    slide(v, 7000, 1000)
+    assert v.ahead("a") == 1 and [f for f in filled(v) if f[0] == "a"] == []
+    assert all(len(book.lots[s]) < 1000 for book in (v._matchers["X"].market, v._ears["X"]) for s in (1, -1))
+
+
+def test_ended_orders_and_old_lines_are_forgotten(monkeypatch):
+    "Ten minutes after their end, and the numbers go on; what is alive, and every execution, stays."
+    monkeypatch.setattr("makerlab.live.paper._LINES", 100)
+    v, clock = desk()
+    order(v, "stays", 1, 98, 1)
+    for i in range(300):
+        clock.now += 10_000 * MS
+        order(v, f"o{i}", 1, 99, 1)
+        if i % 10 == 9:
+            v.on_trade("X", -1, 99, 6)
+        v.send(CancelOrder(f"o{i}"))
+        v.take_reports(clock.now)
+    assert set(v.orders) == {"stays"} | {f"o{i}" for i in range(239, 300)} and v.orders["stays"].alive and len(v.fills) == 30
+    assert 100 <= len(v.log) < 200 and v.log[-1][1:3] == ("fill", "o299")
+    assert [o.number for o in v.orders.values()] == [1, *range(241, 302)]
+    v.send(QueryOrder("o0"))
+    v.send(QueryOrder("stays"))
+    assert [r.status for r in v.take_reports(clock.now)] == ["not-found", "working"]
+    order(v, "o0", 1, 98, 2)
+    assert [(o.client_id, o.venue_id) for o in v.snapshot().orders] == [("stays", "1"), ("o0", "302")]
+    clock.now += 601_000 * MS
+    v.send(CancelOrder("o0"))
+    assert set(v.orders) == {"stays", "o0"}
 
 
 # fees, faults, words

@@ -9,6 +9,7 @@ __all__ = ['depth_rows', 'PaperMatcher', 'PaperVenue']
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -60,7 +61,6 @@ class _Places(DepthMatcher):
         super().__init__(hit, queue, whole)
         self.last: dict[int, int | None] = {1: None, -1: None}  # the worst price that the last view reached; None: all is known
         self.lost: set[Resting] = set()  # orders whose place is not known
-        self.was: dict[Resting, float] = {}  # lots ahead before the last view
 
     def rest(self, o: Resting) -> None:
         "Stand behind the whole level, or where nobody knows."
@@ -74,7 +74,6 @@ class _Places(DepthMatcher):
         "Out of the book."
         super().leave(o)
         self.lost.discard(o)
-        self.was.pop(o, None)
 
     def heard(self, side: int, last: int | None) -> None:
         "A view of a side has come: places within it are known now."
@@ -90,31 +89,75 @@ class _Places(DepthMatcher):
         "Lots before an order at its price; infinite where nobody knows."
         return math.inf if o in self.lost else super().ahead(o)
 
+# %% ../../nbs/93b_live.paper.ipynb #d4540466
+_VIEWS = 64  # views of a symbol, the places before which are kept
+
+
+class _Past(_Places):
+    "Since when an order has its place, and what that was before each view."
+
+    def __init__(self, hit: Any, queue: Any, whole: bool, now: Callable[[], int] = lambda: 0) -> None:
+        super().__init__(hit, queue, whole)
+        self.now = now  # the exchange's time of the market that is heard, ns
+        self.since: dict[Resting, int] = {}  # ns of that time
+        self.views: deque[tuple[int, dict[Resting, float]]] = deque(maxlen=_VIEWS)  # stamp of a view, lots ahead before it
+
+    def rest(self, o: Resting) -> None:
+        "Stand in the queue."
+        super().rest(o)
+        self.since[o] = self.now()
+
+    def leave(self, o: Resting) -> None:
+        "Out of the book, and of the past."
+        super().leave(o)
+        self.since.pop(o, None)
+        for _, was in self.views:
+            was.pop(o, None)
+
+    def remember(self, time_ns: int) -> None:
+        "A view is about to come: these are the places before it, if its stamp is a new one."
+        if not self.views or time_ns > self.views[-1][0]:
+            self.views.append((time_ns, {o: o.front for side in (1, -1) for o in self.live[side]}))
+
+    def trade(self, side: int, tick: int, lots: int, time_ns: int) -> None:
+        "A trade that no view shows yet: for who stood there at its time; who came later has a shorter queue, and no more."
+        here = self.live[-side]
+        old, young = [o for o in here if self.since[o] <= time_ns], [o for o in here if self.since[o] > time_ns]
+        self.live[-side], before = list(old), sum(o.left for o in old)
+        self.row(TRADE, side, tick, lots, 0)
+        self.live[-side] += young
+        room = lots - before + sum(o.left for o in old)
+        for o in young:
+            if o.tick == tick:
+                o.front, o.traded = max(o.front - room, 0.0), o.traded + lots
+
 # %% ../../nbs/93b_live.paper.ipynb #ca1d3cb1
-class PaperMatcher(_Places):
+class PaperMatcher(_Past):
     "Our orders in a market that is heard: levels and trades, some of them late."
 
-    def remember(self) -> None:
-        "A view is about to come: these are the places before it."
-        self.was = {o: o.front for side in (1, -1) for o in self.live[side]}
-
-    def late(self, side: int, tick: int, lots: int) -> None:
-        "A trade that the last view shows already: it counts from the places before that view, for who stood there."
-        room = lots
+    def late(self, side: int, tick: int, lots: int, time_ns: int) -> bool:
+        "A trade that a view shows already: it counts from the places before the first such view, for who stood there. False: too old to tell."
+        past = [was for told_ns, was in self.views if told_ns >= time_ns]
+        if not 0 < len(past) < _VIEWS:
+            return False
+        room, was = lots, past[0]
         self.market.see()
-        for o in sorted((o for o in self.live[-side] if o in self.was), key=lambda o: -o.side * o.tick):
+        for o in sorted((o for o in self.live[-side] if o in was), key=lambda o: -o.side * o.tick):
             better = (o.tick - tick) * o.side
             if better < 0:
-                return
+                break
             n = room
             if not better:
-                front = self.was[o] - room
-                self.was[o], n = max(front, 0.0), max(0, math.floor(0.5 - front))
-                o.front = min(o.front, self.was[o])
-            n = min(o.left, room, n)
+                front = was[o] - room
+                n = max(0, math.floor(0.5 - front))
+                for places in past:
+                    places[o] = min(places[o], max(front, 0.0))
+                o.front = min(o.front, was[o])
+            n = min(o.left, room, n) if self.since[o] <= time_ns else 0
             if n > 0:
                 room -= n
                 self.hit(o, o.tick, n, True)
+        return True
 
 # %% ../../nbs/93b_live.paper.ipynb #2f5ab354
 class _Now(ReplayVenue):
@@ -160,14 +203,62 @@ class _Now(ReplayVenue):
             except TimeoutError:
                 continue
 
+# %% ../../nbs/93b_live.paper.ipynb #9ffd8bda
+_LINES, _ENDED_NS, _BEHIND = 10_000, 600 * 10**9, 200  # of the log; of an ended order; levels behind the last one told
+
+
+class _Orders(dict[str, Resting]):
+    "Orders by name; each has a number of its own, whatever was forgotten."
+
+    came = 0
+
+    def __setitem__(self, name: str, o: Resting) -> None:
+        self.came += 1
+        o.number = self.came
+        super().__setitem__(name, o)
+
+
+class _Forgetting(_Now):
+    "What a session of weeks must not keep."
+
+    _ended: deque[tuple[int, str]]  # ns, name
+
+    def _write(self, what: str, o: Resting, lots: int, tick: int, reason: str = "") -> None:
+        "A line of the log; the oldest lines and the orders that ended long ago go."
+        super()._write(what, o, lots, tick, reason)
+        if not o.alive:
+            self._ended.append((self.now_ns, o.client_id))
+        while self._ended and self._ended[0][0] < self.now_ns - _ENDED_NS:
+            self.orders.pop(self._ended.popleft()[1], None)
+        if len(self.log) >= 2 * _LINES:
+            del self.log[:_LINES]
+
+    def _thin(self, symbol: str, side: int, told: int) -> None:
+        "Levels far behind those of a view go from the books; queues keep their places."
+        m = self._matchers[symbol]
+        for lots in (m.market.lots[side], self._ears[symbol].lots[side]):
+            if told and len(lots) > told + 2 * _BEHIND:
+                for p in sorted(lots, key=lambda p: -side * p)[told + _BEHIND :]:
+                    del lots[p]
+                    m.eaten.pop((side, p), None)
+
 # %% ../../nbs/93b_live.paper.ipynb #580ab86d
-class _Listening(_Now):
+class _Listening(_Forgetting):
     "What a feed tells."
 
     blind: dict[str, str]
     ignored: dict[str, int]
     deep: set[str]
     told_ns: dict[str, int]  # of the newest view, the exchange's clock
+    ways: deque[tuple[int, int]]  # a minute, and the shortest way of its stamps to us, ns
+
+    def _stamp(self, time_ns: int) -> None:
+        "A stamp of the exchange was heard: how old is it by our clock?"
+        now = self.clock()
+        minute, way = now // 60_000_000_000, now - time_ns
+        if self.ways and self.ways[-1][0] == minute:
+            way = min(way, self.ways.pop()[1])
+        self.ways.append((minute, way))
 
     def _ignore(self, why: str) -> None:
         self.ignored[why] = self.ignored.get(why, 0) + 1
@@ -184,13 +275,21 @@ class _Listening(_Now):
             return self._ignore("crossed book")
         self._catch_up()
         m = self._matchers[symbol]
-        m.remember()
         self.deep.add(symbol)
         self.blind.pop(symbol, None)
         self.told_ns[symbol] = max(self.told_ns[symbol], time_ns)
+        m.remember(self.told_ns[symbol])
+        if time_ns > 0:
+            self._stamp(time_ns)
         self._rows(symbol, [(DEPTH, *r) for r in depth_rows(m.market.lots, bids, asks, whole=whole)])
         for side, levels in ((1, bids), (-1, asks)):
             m.heard(side, None if whole or not levels else side * min(side * p for p, _ in levels))
+            if not whole:
+                self._thin(symbol, side, len(levels))
+
+# %% ../../nbs/93b_live.paper.ipynb #59eef3ec
+class _Trades(_Listening):
+    "What a feed tells of single levels, and of trades."
 
     def on_level(self, symbol: str, side: int, tick: int, lots: int) -> None:
         "One level has so many lots now."
@@ -201,10 +300,6 @@ class _Listening(_Now):
         self.deep.add(symbol)
         self._rows(symbol, [(DEPTH, side, tick, lots)])
 
-# %% ../../nbs/93b_live.paper.ipynb #59eef3ec
-class _Trades(_Listening):
-    "What a feed tells of trades."
-
     def on_trade(self, symbol: str, side: int, tick: int, lots: int, *, time_ns: int = 0) -> None:
         "Somebody bought (+1) or sold (-1) at a price; with the exchange's stamp it is seen whether the book knows already."
         if symbol not in self._matchers:
@@ -213,11 +308,15 @@ class _Trades(_Listening):
             return self._ignore("trade without side, price or lots")
         if symbol in self.blind:
             return self._ignore("trade while blind")
-        if not 0 < time_ns < self.told_ns[symbol]:
+        if time_ns <= 0:
             return self._rows(symbol, [(TRADE, side, tick, lots)])
         self._catch_up()
-        said = self._mails
-        self._matchers[symbol].late(side, tick, lots)
+        self._stamp(time_ns)
+        said, m = self._mails, self._matchers[symbol]
+        if time_ns > self.told_ns[symbol]:
+            m.trade(side, tick, lots, time_ns)
+        elif not m.late(side, tick, lots, time_ns):
+            self._ignore("trade older than the views kept")
         if self._mails != said:
             self._bell.set()
 
@@ -336,7 +435,9 @@ class PaperVenue(_Items):
             raise ParameterError("queue = 'fifo' needs every order of a market; a live feed has levels: take 'risk-averse' or 'power-prob:3'")
         super().__init__({x.symbol: _nothing(x, now) for x in items}, items, order_latency_ns=order_latency_ns, report_latency_ns=report_latency_ns,
                          queue=queue, fees=fees, faults=faults, capabilities=capabilities, ears=False, cash=cash, name=f"{name}-{now // 10**6:x}-")
-        self._matchers = {x.symbol: PaperMatcher(self._hit, model, False) for x in items}
+        self.orders, self._ended, self.ways = _Orders(), deque(), deque(maxlen=2)
+        heard = lambda: self.now_ns - min((way for _, way in self.ways), default=NEVER)
+        self._matchers = {x.symbol: PaperMatcher(self._hit, model, False, heard) for x in items}
         self.clock, self.queue, self.deep, self.ignored, self.feed, self.levels = clock, model.name, set(), {}, feed, levels
         self.prints, self.told_ns = {x.symbol: prints for x in items}, dict.fromkeys(self.instruments, 0)
         self.blind = {x.symbol: "nothing heard yet" for x in items}
