@@ -1,6 +1,7 @@
 """A Trader Workstation that is not one: the socket protocol of TWS (server version 176) over TCP, a small matching book behind it,
 switches for what goes wrong, and a log of what truly happened. The client that speaks to it is ib_async's, unchanged."""
 import asyncio
+import calendar
 import contextlib
 import struct
 import time
@@ -475,9 +476,11 @@ class _Answers(_Orders):
         self.send(line, 53, 1)
 
     def do_executions(self, line, f):
-        for e in self.executions:
+        since = calendar.timegm(time.strptime(f[5], "%Y%m%d-%H:%M:%S")) * 10**9 if f[5] else 0
+        found = [e for e in self.executions if e["time_ns"] >= since]
+        for e in found:
             self.execution(e, line=line, request=int(f[2]))
-        for e in self.executions:
+        for e in found:
             if not self.fault.late_commission:
                 self.commission(e, line)
         self.send(line, 55, 1, f[2])

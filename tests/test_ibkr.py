@@ -939,6 +939,29 @@ def test_the_heart_beats_by_itself():
     asyncio.run(main())
 
 
+def test_a_heartbeat_asks_for_the_executions_of_late_and_a_reconnection_for_all():
+    "A day of thousands would stop the loop with every beat."
+    async def main():
+        async with IbkrBench(heartbeat_s=0.01) as b:
+            async def beats():
+                n = len(b.tws.asked(7))
+                await b.until(lambda: len(b.tws.asked(7)) > n + 3)
+                await b.settle()
+            await b.place("old", 1, 101, 1, "ioc")
+            b.tws.executions[0]["time_ns"] -= 3600 * 10**9
+            await beats()
+            again = b.venue.stats.get("executions told again", 0)
+            await beats()
+            assert b.venue.stats.get("executions told again", 0) == again
+            b.tws.fault.drop_exec = b.tws.fault.drop_status = b.tws.fault.drop_open = 9
+            await b.place("lost", 1, 101, 1, "ioc")
+            await b.until(lambda: b.of("lost", "fill"))
+            b.tws.fault.drop_exec = b.tws.fault.drop_status = b.tws.fault.drop_open = 0
+            await b.break_connection()
+            assert b.venue.stats["executions told again"] > again and b.traded("old") == b.traded("lost") == [(101, 1)]
+    asyncio.run(main())
+
+
 def test_a_session_that_comes_back_finds_its_orders():
     async def main():
         async with IbkrBench() as b:

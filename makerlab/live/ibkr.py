@@ -664,9 +664,10 @@ class _Truth(_Asking):
             self._adopt(t)
         return trades
 
-    async def _fetch_fills(self) -> None:
-        "Today's executions; those that were missed are booked."
-        for f in await self._question(self.ib.reqExecutionsAsync):
+    async def _fetch_fills(self, since_ns: int = 0) -> None:
+        "Today's executions, or those since a time; those that were missed are booked."
+        since = time.strftime("%Y%m%d-%H:%M:%S", time.gmtime(since_ns // 10**9)) if since_ns else ""  # the dash says UTC
+        for f in await self._question(lambda: self.ib.reqExecutionsAsync(need_ib_async().ExecutionFilter(time=since))):
             paid = self.ib.wrapper.fills.get(f.execution.execId, f).commissionReport  # the client fills in the record that it made first
             self._book(f.execution, f.contract.conId, paid)
             if paid.execId:
@@ -682,8 +683,7 @@ class _Truth(_Asking):
         if row is None:
             if not o.orderRef:
                 return self._count("orders of others")
-            side = 1 if o.action == "BUY" else -1
-            row = IbkrOrder(o.orderRef, symbol, side, tick, qty, "limit", o.orderId, o.clientId, o, o.permId, "working", True, time_ns=self._stamp())
+            row = IbkrOrder(o.orderRef, symbol, 1 if o.action == "BUY" else -1, tick, qty, "limit", o.orderId, o.clientId, o, o.permId, "working", True, time_ns=self._stamp())
             row.filled = sum(e.qty_lots for e in self.fills.values() if e.client_id == row.client_id)
             self._keep(row)
             self._ids[row.owner, row.order_id] = self._perms[row.perm_id] = row
@@ -1094,6 +1094,9 @@ class _Gone(_Redial):
             self._redialling = False
 
 # %% ../../nbs/93a_live.ibkr.ipynb #4107a2ad
+_LATELY_NS = 900 * 10**9  # how far back a heartbeat asks for executions
+
+
 class _Session(_Gone):
     "A sign of life."
 
@@ -1109,7 +1112,7 @@ class _Session(_Gone):
                     if self.served and any(r.missed or r.status == "unknown" for r in self._living()):
                         await self.reconcile()
                     elif self.served:
-                        await self._fetch_fills()
+                        await self._fetch_fills(self.clock() - _LATELY_NS)
                 except LinkError:
                     self._count("heartbeats missed")
 
