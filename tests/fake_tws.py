@@ -1,6 +1,7 @@
 """A Trader Workstation that is not one: the socket protocol of TWS (server version 176) over TCP, a small matching book behind it,
 switches for what goes wrong, and a log of what truly happened. The client that speaks to it is ib_async's, unchanged."""
 import asyncio
+import calendar
 import contextlib
 import struct
 import time
@@ -125,6 +126,8 @@ class Mischief:
     exec_first: bool = False  # the execution comes before the order's first status
     hold: bool = False  # requests pile up and are handled by release()
     deaf: bool = False  # nothing is read, nothing is answered: a black hole
+    cut_open: int = 0  # so many questions for open orders are answered by a cut line
+    mute_open: int = 0  # so many are not answered at all
     mute_orders: int = 0  # so many orders are swallowed: never placed, never answered
     refuse: tuple = ()  # (code, text): the next order or change is refused with it
     say_202: bool = True  # an error 202 goes with every cancel
@@ -157,9 +160,10 @@ class _State:
         "Orders that are alive, by reference: (side, price, total, filled)."
         return {t.ref: (t.side, t.price, t.total, t.filled) for t in self.tickets if t.alive}
 
-    def truth_position(self, con_id=None):
+    def truth_position(self, con_id=None, account=None):
         c = con_id or next(iter(self.stocks))
-        return sum((1 if e["side"] == "BOT" else -1) * e["shares"] for e in self.executions if e["con_id"] == c)
+        mine = [e for e in self.executions if e["con_id"] == c and account in (None, e["account"])]
+        return sum((1 if e["side"] == "BOT" else -1) * e["shares"] for e in mine)
 
 
 class _Voice(_State):
@@ -216,7 +220,7 @@ class _Voice(_State):
         s = self.stocks[e["con_id"]]
         stamp = time.strftime("%Y%m%d %H:%M:%S UTC", time.gmtime(e["time_ns"] / 1e9))
         for _ in range(2 if self.fault.double_exec and request == -1 else 1):
-            self.send(line, 11, request, e["order_id"], *s.head(), *s.tail(), e["exec_id"], stamp, self.account, "ISLAND", e["side"], e["shares"],
+            self.send(line, 11, request, e["order_id"], *s.head(), *s.tail(), e["exec_id"], stamp, e["account"], "ISLAND", e["side"], e["shares"],
                       e["price"], e["perm_id"], e["client_id"], 0, e["cum"], e["price"], e["ref"], "", "", "", e["liquidity"])
 
     def commission(self, e, line=None):
@@ -232,7 +236,8 @@ class _Voice(_State):
 
     def position(self, line, con_id):
         s = self.stocks[con_id]
-        self.send(line, 61, 3, self.account, *s.head(), *s.tail(), self.truth_position(con_id), 0.0)
+        for account in self.account.split(","):
+            self.send(line, 61, 3, account, *s.head(), *s.tail(), self.truth_position(con_id, account), 0.0)
 
 
 def _order_fields(t, *, completed):
@@ -279,7 +284,7 @@ class _Market(_Voice):
         t.paid += lots * price
         t.status = "Filled" if not t.left else t.status
         e = dict(exec_id=f"0000e0d5.{len(self.executions) + 1:08x}.01.01", time_ns=self.clock(), con_id=t.con_id, side="BOT" if t.side > 0 else "SLD",
-                 shares=lots, price=price, tick=tick, perm_id=t.perm_id, client_id=t.client_id, order_id=t.order_id, cum=t.filled, ref=t.ref, liquidity=1 if maker else 2)
+                 shares=lots, price=price, tick=tick, perm_id=t.perm_id, client_id=t.client_id, order_id=t.order_id, cum=t.filled, ref=t.ref, liquidity=1 if maker else 2, account=t.account)
         self.executions.append(e)
         self.log("fill", t, lots=lots, tick=tick)
         if not (self.fault.exec_first or t.told):
@@ -455,6 +460,13 @@ class _Answers(_Orders):
         self.error(line, -1, 2104, "Market data farm connection is OK:usfarm")
 
     def do_open(self, line, f):
+        if self.fault.mute_open > 0:
+            self.fault.mute_open -= 1
+            return
+        if self.fault.cut_open > 0:
+            self.fault.cut_open -= 1
+            line.writer.transport.abort()
+            return self._drop(line)
         for t in self.tickets:
             if t.alive and (int(f[0]) == 16 or t.client_id == line.client_id):
                 self.open_order(t, line=line, answer=True)
@@ -464,9 +476,11 @@ class _Answers(_Orders):
         self.send(line, 53, 1)
 
     def do_executions(self, line, f):
-        for e in self.executions:
+        since = calendar.timegm(time.strptime(f[5], "%Y%m%d-%H:%M:%S")) * 10**9 if f[5] else 0
+        found = [e for e in self.executions if e["time_ns"] >= since]
+        for e in found:
             self.execution(e, line=line, request=int(f[2]))
-        for e in self.executions:
+        for e in found:
             if not self.fault.late_commission:
                 self.commission(e, line)
         self.send(line, 55, 1, f[2])

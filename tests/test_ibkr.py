@@ -145,6 +145,17 @@ def told(test):
     return run
 
 
+def patient(seconds):
+    "Fills wait so long for their commission."
+    def of(test):
+        def run(monkeypatch):
+            monkeypatch.setattr(ibkr, "_COMMISSION_S", seconds)
+            test()
+        run.__name__, run.__doc__ = test.__name__, test.__doc__
+        return run
+    return of
+
+
 def words(b, *names):
     return {n: b.kinds(n) for n in names} if len(names) > 1 else b.kinds(names[0])
 
@@ -348,6 +359,185 @@ async def test_an_order_that_nobody_answers_is_not_found(b):
     b.venue.orders["a"].status = "unknown"
 
 
+def a_doubtful_bench():
+    "A bench and its clock, which stands still."
+    now = [10**18]
+    return IbkrBench(clock=lambda: now[0]), now
+
+
+def test_an_order_that_is_in_neither_list_is_unknown_and_then_in_nobodys_way():
+    "A DAY order, and the line away over the change of days."
+    async def main():
+        bench, now = a_doubtful_bench()
+        async with bench as b:
+            await b.place("a", 1, 99, 1)
+            b.tws.books[101].remove(b.tws.tickets[0])
+            b.tws.tickets.clear()
+            await b.query("a")
+            await b.settle()
+            assert words(b, "a") == ["accepted", "order-status"] and b.of("a")[-1].status == "working", "once may be a moment"
+            await b.query("a")
+            await b.settle()
+            assert words(b, "a")[2:] == ["unknown", "order-status"] and b.of("a")[-1].status == "not-found" and b.venue.orders["a"].alive
+            now[0] += 29 * 10**9
+            await b.query("a")
+            assert b.venue.orders["a"].alive
+            now[0] += 10**9
+            await b.query("a")
+            await b.settle()
+            r = b.venue.orders["a"]
+            assert (r.status, r.inferred) == ("cancelled", True) and b.of("a")[-1].status == "not-found", "inferred is not known"
+            b.books_agree()
+    asyncio.run(main())
+
+
+@told
+async def test_an_order_that_is_found_now_and_then_is_not_missed(b):
+    await b.place("a", 1, 99, 1)
+    t = b.tws.tickets[:]
+    for _ in range(3):
+        b.tws.tickets.clear()
+        await b.venue.reconcile()
+        assert b.venue.orders["a"].missed == 1
+        b.tws.tickets[:] = t
+        await b.venue.reconcile()
+    await b.settle()
+    assert words(b, "a") == ["accepted"] and b.venue.orders["a"].missed == 0
+
+
+@told
+async def test_what_is_found_filled_and_not_told_of_ends(b):
+    await b.place("a", 1, 99, 3)
+    t = b.tws.tickets[0]
+    b.tws.books[101].remove(t)
+    t.status, t.filled = "Filled", 3
+    for _ in range(2):
+        await b.query("a")
+        await b.settle()
+    assert b.of("a")[1].status == "working" and (b.of("a")[-1].status, b.of("a")[-1].cum_lots) == ("filled", 3)
+    assert b.venue.orders["a"].status == "filled" and "0 of 3" in b.venue.alarms[-1]
+
+
+def test_an_order_that_never_arrived_blocks_the_other_side_for_a_while():
+    async def main():
+        bench, now = a_doubtful_bench()
+        async with bench as b:
+            b.tws.fault.mute_orders = 1
+            await b.venue.submit(NewOrder("a", "X", 1, 100, 1))
+            await b.break_connection()
+            assert words(b, "a") == ["unknown"]
+            for i in range(2):
+                (r,) = await b.place(f"s{i}", -1, 100, 1)
+                assert "our own a" in r.reason
+                now[0] += 15 * 10**9
+                await b.query("a")
+            await b.settle()
+            assert {r.status for r in b.of("a", "order-status")} == {"not-found"} and b.venue.orders["a"].status == "rejected"
+            await b.place("s", -1, 100, 1)
+            assert words(b, "s") == ["accepted"] and "held for rejected" in b.venue.alarms[-1]
+            b.books_agree()
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("sign", ["it rests", "it trades in part", "it trades", "it is refused", "it is asked about"])
+def test_an_order_that_was_given_up_and_arrives_after_all_is_ours(sign):
+    async def main():
+        bench, now = a_doubtful_bench()
+        async with bench as b:
+            b.tws.fault.hold = True
+            await b.venue.submit(NewOrder("a", "X", 1, 101 if "trades" in sign else 97, 9 if "part" in sign else 2, "limit"))
+            await b.break_connection()
+            for _ in range(3):
+                now[0] += 40 * 10**9
+                await b.query("a")
+            row = b.venue.orders["a"]
+            assert row.inferred and not row.alive
+            now[0] += 5 * 86_400 * 10**9
+            await b.place("another", 1, 0, 1)
+            now[0] += 86_400 * 10**9
+            await b.place("and another", 1, 0, 1)
+            assert b.venue.orders["a"] is row, "an end that nobody has seen is never forgotten"
+            if sign == "it is asked about":
+                b.tws.fault.drop_open = b.tws.fault.drop_status = 9
+            if sign == "it is refused":
+                b.tws.held.clear()
+                b.tws.error(b.tws.lines[0], row.order_id, 201, "Order rejected - reason:margin")
+            b.tws.release()
+            b.tws.fault.drop_open = b.tws.fault.drop_status = 0
+            if sign == "it is asked about":
+                await b.query("a")
+            await b.settle()
+            assert not row.inferred
+            if sign == "it trades":
+                assert words(b, "a")[-2:] == ["accepted", "fill"] and row.status == "filled" and b.traded("a") == [(101, 2)]
+            elif sign == "it is refused":
+                assert b.of("a")[-1].kind == "rejected" and b.of("a")[-1].definitive
+            else:
+                assert row.status == "working" and "open there" in b.venue.alarms[-1]
+                await b.venue.cancel(CancelOrder("a"))
+                await b.settle()
+                assert words(b, "a")[-1] == "cancelled"
+            b.books_agree()
+    asyncio.run(main())
+
+
+def test_the_heart_settles_what_is_in_doubt():
+    async def main():
+        now = [10**18]
+        async with IbkrBench(clock=lambda: now[0], heartbeat_s=0.01) as b:
+            b.tws.fault.mute_orders = 1
+            await b.venue.submit(NewOrder("a", "X", 1, 100, 1))
+            await b.break_connection()
+            now[0] += 10**9
+            await b.until(lambda: b.venue.orders["a"].missed > 3)
+            now[0] += 60 * 10**9
+            await b.until(lambda: b.venue.orders["a"].inferred)
+    asyncio.run(main())
+
+
+class Unread(dict):
+    "Orders that may be looked up by their name alone."
+
+    def values(self):
+        raise AssertionError("every order that was ever sent was looked at")
+
+    items = __iter__ = values
+
+
+@told
+async def test_an_order_costs_the_same_at_the_end_of_the_day(b):
+    for i in range(5):
+        await b.place(f"o{i}", 1, 98, 1, "fok")
+        await b.place(f"r{i}", 1, 90 + i, 1)
+    kept, b.venue.orders = b.venue.orders, Unread(b.venue.orders)
+    await b.venue.submit(NewOrder("x", "X", 1, 95, 1))
+    await b.venue.modify(ModifyOrder("r0", 89, 1))
+    await b.venue.cancel(CancelOrder("r1"))
+    b.venue.orders = kept | {"x": b.venue.orders["x"]}
+    await b.settle()
+    assert {r.client_id for r in b.venue._living("X", 1)} == {"r0", "r2", "r3", "r4", "x"} == set(b.venue._sides["X", 1])
+
+
+def test_orders_that_have_been_over_for_a_day_are_let_go():
+    async def main():
+        bench, now = a_doubtful_bench()
+        async with bench as b:
+            v = b.venue
+            await b.place("rests", 1, 90, 1)
+            await b.place("over", 1, 91, 1)
+            await v.cancel(CancelOrder("over"))
+            await b.settle()
+            for i in range(4):
+                now[0] += 86_400 * 10**9
+                await b.place(f"o{i}", 1, 0, 1)
+            assert set(v.orders) >= {"rests", "o3"} and not {"over", "o0"} & set(v.orders)
+            assert len(v._ids) == len(v._perms) == 1 and len(v._kept) == len(v.orders)
+            await v.cancel(CancelOrder("rests"))
+            await b.settle()
+            assert words(b, "rests")[-1] == "cancelled" and words(b, "over") == ["accepted", "cancelled"]
+    asyncio.run(main())
+
+
 @told
 async def test_a_foreign_hand_is_seen(b):
     other = ib_async.IB()
@@ -395,16 +585,114 @@ async def test_prices_and_quantities_that_are_no_whole_numbers_do_not_leave(b):
 
 # executions
 
+@patient(30.0)
 @told
-async def test_commissions_come_with_the_fill_or_later(b):
+async def test_a_fill_waits_for_its_commission_and_the_rest_behind_it(b):
+    "Whoever books a fill remembers its id, and never hears of a fee again."
     await b.place("a", 1, 101, 1, "ioc")
     assert b.of("a", "fill")[0].fee == 0.35
     b.tws.fault.late_commission = True
-    await b.place("b", 1, 101, 1, "ioc")
-    assert b.of("b", "fill")[0].fee == 0.0
+    await b.place("b", 1, 101, 9, "ioc")
+    await b.place("c", 1, 90, 1)
+    assert words(b, "b") == ["accepted"] and b.venue.orders["b"].filled == 5 and words(b, "c") == []
     b.tws.send_commissions()
     await b.settle()
-    assert [e.fee for e in await b.venue.executions()] == [0.35, 0.35]
+    assert words(b, "b") == ["accepted", "fill", "expired"] and b.of("b", "fill")[0].fee == 0.35 and words(b, "c") == ["accepted"]
+    assert [r.time_ns for r in b.reports] == sorted(r.time_ns for r in b.reports)
+
+
+@patient(30.0)
+@told
+async def test_a_snapshot_waits_for_commissions(b):
+    b.tws.fault.late_commission = True
+    await b.place("a", 1, 101, 2, "ioc")
+    task = asyncio.ensure_future(b.venue.snapshot())
+    for _ in range(10):
+        await b.settle()
+    assert not task.done() and not b.of("a", "fill")
+    b.tws.send_commissions()
+    snap = await task
+    assert [e.fee for e in snap.executions] == [0.35] == [r.fee for r in b.of("a", "fill")]
+
+
+@patient(0.05)
+@told
+async def test_a_fill_whose_commission_does_not_come_is_told_without(b):
+    b.tws.fault.late_commission = True
+    await b.place("a", 1, 101, 9, "ioc")
+    await b.until(lambda: b.of("a", "expired"))
+    assert words(b, "a") == ["accepted", "fill", "expired"] and b.of("a", "fill")[0].fee == 0.0
+    assert b.venue.stats["fills without their commission"] == 1
+    b.tws.send_commissions()
+    await b.settle()
+    assert [e.fee for e in await b.venue.executions()] == [0.35], "known here at least"
+
+
+@patient(30.0)
+@told
+async def test_a_cut_line_frees_what_waits_for_a_commission(b):
+    b.tws.fault.late_commission = True
+    await b.place("a", 1, 101, 2, "ioc")
+    await b.trade(1, 101, 1)
+    assert words(b, "a") == ["accepted"]
+    await b.tws.close_port()
+    await b.until(lambda: b.of_all("disconnected"))
+    kinds = [r.kind for r in b.reports]
+    assert b.traded("a") == [(101, 2)] and kinds.index("fill") < kinds.index("disconnected")
+    b.tws.fault.late_commission = False
+    await b.tws.open_port()
+    await b.until(lambda: b.of_all("reconnected"))
+    assert len(b.of("a", "fill")) == 1 and [e.fee for e in await b.venue.executions()] == [0.35]
+
+
+@patient(30.0)
+@told
+async def test_a_fill_that_waits_is_told_when_the_session_ends(b):
+    b.tws.fault.late_commission = True
+    await b.place("a", 1, 101, 2, "ioc")
+    assert not b.of("a", "fill")
+    b.venue.close()
+    await asyncio.wait_for(b._task, 5.0)
+    assert b.traded("a") == [(101, 2)]
+
+
+@patient(30.0)
+@told
+async def test_a_commission_that_the_client_hears_and_does_not_tell(b):
+    "It tells an event only of orders that it knows."
+    b.tws.fault.late_commission = True
+    other = ib_async.IB()
+    await other.connectAsync("127.0.0.1", b.tws.port, 7, fetchFields=ib_async.StartupFetchNONE)
+    other.placeOrder(b.venue.contracts["X"], ib_async.LimitOrder("BUY", 1, 1.01, orderRef="theirs", account="DU1234567"))
+    await other.reqCurrentTimeAsync()
+    await b.venue.executions()
+    b.tws.commission(b.tws.executions[0], b.tws.line_of(1))
+    await b.settle()
+    b.venue._flush()
+    await b.settle()
+    assert [r.fee for r in b.of("theirs", "fill")] == [0.35]
+    other.disconnect()
+
+
+def test_other_accounts_of_the_login_are_not_ours():
+    async def main():
+        async with FakeTws(Stock(101, "X"), account="DU1,DU2") as tws:
+            tws.seed(101, [(99, 5)], [(101, 5)])
+            v = a_venue(tws, account="DU1")
+            await v.connect()
+            await v.submit(NewOrder("mine", "X", 1, 101, 2, "limit"))
+            other = ib_async.IB()
+            await other.connectAsync("127.0.0.1", tws.port, 7, fetchFields=ib_async.StartupFetchNONE)
+            for account, ref, price in (("DU2", "theirs", 1.01), ("DU2", "", 0.90), ("DU1", "by another hand", 0.91)):
+                other.placeOrder(v.contracts["X"], ib_async.LimitOrder("BUY", 7, price, orderRef=ref, account=account))
+            await other.reqCurrentTimeAsync()
+            snap = await v.snapshot()
+            assert [(e.client_id, e.qty_lots) for e in snap.executions] == [("mine", 2)] and snap.positions == {"X": 2}
+            assert [o.price_ticks for o in snap.orders] == [91] and "theirs" not in v.orders
+            assert v.stats["executions of other accounts"] >= 1 and tws.truth_position() == 5
+            other.disconnect()
+            v.close()
+    asyncio.run(main())
 
 
 @told
@@ -563,6 +851,41 @@ async def test_a_black_hole_is_noticed(b):
     assert words(b, "b") == ["accepted"], "the unanswered question has not swallowed what came after"
 
 
+@pytest.mark.parametrize("fault", [dict(cut_open=1), dict(cut_open=3), dict(mute_open=2)])
+def test_a_line_that_is_lost_again_at_once_is_dialled_by_one_task(fault):
+    "Two of them would end each other's line for ever."
+    async def main():
+        async with IbkrBench() as b:
+            await b.place("a", 1, 99, 1)
+            for name, n in fault.items():
+                setattr(b.tws.fault, name, n)
+            b.venue.timeout_s = 0.1
+            b.tws.cut()
+            await b.until(lambda: not (b.tws.fault.cut_open or b.tws.fault.mute_open), 30.0)
+            b.venue.timeout_s = 5.0
+            await b.until(lambda: b.of_all("reconnected"), 30.0)
+            n = len(b.tws.asked(71))
+            await asyncio.sleep(0.3)
+            assert len(b.tws.asked(71)) == n and not b.venue._redialling and b.connection() == ["disconnected", "reconnected"]
+            await b.break_connection()
+            b.books_agree()
+    asyncio.run(main())
+
+
+@told
+async def test_without_a_line_nothing_is_not_the_answer(b):
+    "A guardian asks until nothing is open."
+    await b.place("a", 1, 99, 1)
+    await b.tws.close_port()
+    await b.until(lambda: not b.venue.up)
+    for ask in (b.venue.open_orders, b.venue.positions, b.venue.snapshot):
+        with pytest.raises(LinkError, match="not connected"):
+            await ask()
+    await b.tws.open_port()
+    await b.until(lambda: b.of_all("reconnected"))
+    assert [o.client_id for o in await b.venue.open_orders()] == ["a"]
+
+
 @told
 async def test_questions_go_one_at_a_time(b):
     under_way = []
@@ -613,6 +936,29 @@ def test_the_heart_beats_by_itself():
             b.tws.fault.deaf = False
             await b.until(lambda: b.of_all("reconnected"))
             b.books_agree()
+    asyncio.run(main())
+
+
+def test_a_heartbeat_asks_for_the_executions_of_late_and_a_reconnection_for_all():
+    "A day of thousands would stop the loop with every beat."
+    async def main():
+        async with IbkrBench(heartbeat_s=0.01) as b:
+            async def beats():
+                n = len(b.tws.asked(7))
+                await b.until(lambda: len(b.tws.asked(7)) > n + 3)
+                await b.settle()
+            await b.place("old", 1, 101, 1, "ioc")
+            b.tws.executions[0]["time_ns"] -= 3600 * 10**9
+            await beats()
+            again = b.venue.stats.get("executions told again", 0)
+            await beats()
+            assert b.venue.stats.get("executions told again", 0) == again
+            b.tws.fault.drop_exec = b.tws.fault.drop_status = b.tws.fault.drop_open = 9
+            await b.place("lost", 1, 101, 1, "ioc")
+            await b.until(lambda: b.of("lost", "fill"))
+            b.tws.fault.drop_exec = b.tws.fault.drop_status = b.tws.fault.drop_open = 0
+            await b.break_connection()
+            assert b.venue.stats["executions told again"] > again and b.traded("old") == b.traded("lost") == [(101, 1)]
     asyncio.run(main())
 
 

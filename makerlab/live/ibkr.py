@@ -179,6 +179,9 @@ class IbkrOrder:
     filled: int = 0  # lots, by executions
     told: int = 0  # lots, by status messages
     time_ns: int = 0  # sent
+    missed: int = 0  # times in a row that TWS listed it neither as open nor as completed
+    missed_ns: int = 0  # the first of them
+    inferred: bool = False  # held for over because of that, which is no proof
 
     @property
     def alive(self) -> bool:
@@ -196,6 +199,7 @@ class _Tables:
     ib: Any
     clock: Callable[[], int]
     client_number: int
+    account: str
 
     def _empty(self, contracts: Iterable[tuple[Instrument, Any]]) -> None:
         "Empty tables."
@@ -213,7 +217,10 @@ class _Tables:
         self._versions: dict[str, int] = {}  # execution -> newest version heard
         self._ids: dict[tuple[int, int], IbkrOrder] = {}
         self._perms: dict[int, IbkrOrder] = {}
-        self._packet: list[Report] = []
+        self._sides: dict[tuple[str, int], dict[str, IbkrOrder]] = {}
+        self._kept: deque[tuple[int, IbkrOrder, bool]] = deque()
+        self._packet: deque[Report] = deque()
+        self._unpaid: dict[str, tuple[float, Any]] = {}  # execution -> until when its report waits, and the client's record of its commission
         self._queue: asyncio.Queue[Report | None] = asyncio.Queue()
         self._last_ns, self._flushing = 0, False
 
@@ -229,35 +236,122 @@ class _Tables:
         self._count("alarms")
         self.alarms.append(text)
 
+# %% ../../nbs/93a_live.ibkr.ipynb #822f40a3
+_DAY_NS = 86_400 * 10**9
+
+
+class _Rows(_Tables):
+    "Which orders are alive, and how the others are let go."
+
+    def _keep(self, row: IbkrOrder) -> None:
+        "A new order, or one that is alive again."
+        if self.orders.get(row.client_id) is not row:
+            self.orders[row.client_id] = row
+            self._kept.append((self.clock() + _DAY_NS, row, False))
+        self._sides.setdefault((row.symbol, row.side), {})[row.client_id] = row
+
+    def _living(self, symbol: str | None = None, side: int = 0) -> list[IbkrOrder]:
+        "Orders that are alive: of one symbol, of one side, or all."
+        out: list[IbkrOrder] = []
+        for (s, d), rows in self._sides.items():
+            if symbol in (None, s) and side in (0, d):
+                for r in [r for r in rows.values() if not r.alive]:
+                    del rows[r.client_id]
+                out += rows.values()
+        return out
+
+    def _forget(self) -> None:
+        "Let go of orders that have been over for a day. An end that is only inferred is none."
+        now = self.clock()
+        while self._kept and self._kept[0][0] <= now:
+            _, row, was_over = self._kept.popleft()
+            over = not (row.alive or row.inferred)
+            if not (over and was_over):
+                self._kept.append((now + _DAY_NS, row, over))
+                continue
+            tables: list[tuple[dict[Any, IbkrOrder], Any]] = [
+                (self.orders, row.client_id), (self._ids, (row.owner, row.order_id)), (self._perms, row.perm_id)]
+            for table, key in tables:
+                if table.get(key) is row:
+                    del table[key]
+
 # %% ../../nbs/93a_live.ibkr.ipynb #5014c4bb
-class _Saying(_Tables):
-    "Reports leave together, once the packet that caused them is read to its end: a fill then carries its commission."
+_COMMISSION_S = 0.5  # a fill waits so long for its commission
+
+
+class _Holding(_Rows):
+    "Reports leave in their order, once the packet that caused them is read to its end and the fills among them have their commission."
 
     def _put(self, report: Report) -> None:
         self._packet.append(report)
-        if not self._flushing:
+        if report.kind == "disconnected":
+            self._unpaid.clear()
+        if not self._flushing or report.kind == "disconnected":
             self._flushing = True
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        out, self._packet, self._flushing = self._packet, [], False
-        for r in out:
+        "Tell what waits, up to a fill whose commission may still come."
+        self._flushing = False
+        while self._packet:
+            r = self._packet[0]
+            left = self._wait_s(r.exec_id) if r.kind == "fill" else 0.0
+            if left > 0.0:
+                self._flushing = True
+                asyncio.get_running_loop().call_later(left, self._flush)
+                return
+            self._packet.popleft()
             e = self.fills.get(r.exec_id) if r.kind == "fill" else None
             self._queue.put_nowait(r if e is None or not e.fee else replace(r, fee=e.fee))
+
+    def _wait_s(self, key: str) -> float:
+        "Seconds that an execution's report still waits for its commission."
+        if key not in self._unpaid:
+            return 0.0
+        until, paid = self._unpaid[key]
+        left = until - asyncio.get_running_loop().time()
+        if not paid.execId and left > 0.0:
+            return left
+        del self._unpaid[key]
+        if paid.execId:  # the client has it, and told no event since it knows no such order
+            self.fills[key] = replace(self.fills[key], fee=_money(paid.commission))
+        else:
+            self._count("fills without their commission")
+        return 0.0
+
+
+# %% ../../nbs/93a_live.ibkr.ipynb #d6c209d4
+class _Saying(_Holding):
+    "What is said of an order, and of which."
 
     def _say(self, kind: str, row: IbkrOrder, **more: Any) -> None:
         "A report about an order."
         more = {"price_ticks": row.tick, "qty_lots": row.qty, "cum_lots": row.filled, "left_lots": row.qty - row.filled if row.alive else 0} | more
         self._put(Report(kind, row.client_id, row.symbol, row.side, self._stamp(), venue_id=str(row.perm_id or row.order_id or ""), **more))
 
+    def _accept(self, row: IbkrOrder) -> None:
+        "The venue has it."
+        if row.status in ("sent", "unknown"):
+            row.status = "working"
+        row.missed = 0
+        if not row.accepted:
+            row.accepted = True
+            self._say("accepted", row)
+
     def _row(self, ref: str, perm_id: int, owner: int, order_id: int) -> IbkrOrder | None:
         "Our order behind what TWS says, by its numbers first and its reference then."
         row = self._perms.get(perm_id) or (self._ids.get((owner, order_id)) if order_id > 0 else None)
         return row if row is not None else self.orders.get(ref)
 
+    def _foreign(self, account: str) -> bool:
+        "Of another account of this login."
+        return bool(account) and account != self.account
+
     def _of(self, trade: Any) -> IbkrOrder | None:
         "Our order behind a Trade."
         o, s = trade.order, trade.orderStatus
+        if self._foreign(o.account):
+            return None
         row = self._row(o.orderRef, s.permId or o.permId, o.clientId, o.orderId)
         if row is not None and (s.permId or o.permId):
             row.perm_id = s.permId or o.permId
@@ -282,6 +376,11 @@ def _about(
     "A report that says something of a request rather than of an order's state."
     return Report(kind, client_id, row.symbol if row else "", row.side if row else 0, time_ns, **more)
 
+
+def _money(x: float) -> float:
+    "A commission; TWS writes 1.8e308 for none."
+    return float(x) if math.isfinite(x) and abs(x) < 1e12 else 0.0
+
 # %% ../../nbs/93a_live.ibkr.ipynb #957364da
 def exec_key(
     exec_id: str,  # of IBKR
@@ -296,20 +395,15 @@ class _Booking(_Saying):
 
     _tick: Callable[[str, float], int]
     _correct: Callable[[Any, str, str, int], None]
+    ask: Callable[[str], None]
 
-    def _accept(self, row: IbkrOrder) -> None:
-        "The venue has it."
-        if row.status in ("sent", "unknown"):
-            row.status = "working"
-        if not row.accepted:
-            row.accepted = True
-            self._say("accepted", row)
-
-    def _book(self, ex: Any, con_id: int, commission: float = 0.0) -> None:
-        "An execution, once."
+    def _book(self, ex: Any, con_id: int, paid: Any) -> None:
+        "An execution, once; `paid` is the client's record of its commission, empty until that comes."
         symbol = self.symbols.get(con_id)
         if symbol is None:
             return self._count("executions of other contracts")
+        if self._foreign(ex.acctNumber):
+            return self._count("executions of other accounts")
         key, version = exec_key(ex.execId)
         if key in self._versions:
             return self._correct(ex, symbol, key, version)
@@ -320,7 +414,9 @@ class _Booking(_Saying):
         maker = ex.lastLiquidity == 1 or (ex.lastLiquidity == 0 and row is not None and row.kind == "post-only")
         told: dict[str, Any] = self._count_in(row, ex.permId, lots) if row is not None else {}
         who = row.client_id if row is not None else ex.orderRef
-        self.fills[key] = Execution(key, who, symbol, side, tick, lots, _money(commission), maker, self._stamp())
+        self.fills[key] = Execution(key, who, symbol, side, tick, lots, _money(paid.commission), maker, self._stamp())
+        if not paid.execId:
+            self._unpaid[key] = asyncio.get_running_loop().time() + _COMMISSION_S, paid
         self._put(Report("fill", who, symbol, side, self._last_ns, exec_id=key, price_ticks=tick, qty_lots=lots, maker=maker, **told))
 
     def _count_in(self, row: IbkrOrder, perm_id: int, lots: int) -> dict[str, Any]:
@@ -330,13 +426,11 @@ class _Booking(_Saying):
         if not row.accepted:
             self._accept(row)
         row.filled += lots
-        row.status = "filled" if row.filled >= row.qty else row.status
+        if row.filled >= row.qty:
+            row.status, row.inferred = "filled", False
+        elif row.inferred:
+            self.ask(f"{row.client_id}: executed, and held for over here")
         return {"cum_lots": row.filled, "left_lots": row.qty - row.filled if row.alive else 0, "venue_id": str(row.perm_id)}
-
-
-def _money(x: float) -> float:
-    "A commission; TWS writes 1.8e308 for none."
-    return float(x) if math.isfinite(x) and abs(x) < 1e12 else 0.0
 
 # %% ../../nbs/93a_live.ibkr.ipynb #d8ab8acd
 class _Correcting(_Booking):
@@ -366,14 +460,18 @@ class _Correcting(_Booking):
 
     def _on_exec(self, trade: Any, fill: Any) -> None:
         "ib_async's execDetailsEvent."
-        self._book(fill.execution, fill.contract.conId, fill.commissionReport.commission)
+        self._book(fill.execution, fill.contract.conId, fill.commissionReport)
 
     def _on_commission(self, trade: Any, fill: Any, report: Any) -> None:
         "ib_async's commissionReportEvent."
         key, version = exec_key(report.execId)
         e = self.fills.get(key)
-        if e is not None and version >= self._versions[key]:
+        if e is None or version < self._versions[key]:
+            return
+        if e.fee != _money(report.commission):
             self.fills[key] = replace(e, fee=_money(report.commission))
+        if self._unpaid.pop(key, None) is not None and self._packet:
+            asyncio.get_running_loop().call_soon(self._flush)
 
 # %% ../../nbs/93a_live.ibkr.ipynb #c128dc18
 class _Fates(_Correcting):
@@ -381,10 +479,10 @@ class _Fates(_Correcting):
 
     def _end(self, row: IbkrOrder, reason: str) -> None:
         "Out of the book."
-        if not row.alive:
+        if not (row.alive or row.inferred):
             return
         what = "expired" if row.kind in ("ioc", "fok", "market") and not row.cancel_asked else "cancelled"
-        row.status, row.pending = what, None
+        row.status, row.pending, row.inferred = what, None, False
         self._say(what, row, cum_lots=max(row.filled, row.told), reason=reason, definitive=True)
         if row.told > row.filled:
             self.ask(f"{row.client_id}: executions are missing")
@@ -471,8 +569,8 @@ class _Refused(_Hearing):
             row.cancel_asked = False
             self._say("cancel-rejected", row, reason=text)
             self.ask(text)
-        elif not row.accepted and row.status in ("sent", "unknown") and not row.filled:
-            row.status = "rejected"
+        elif not row.accepted and (row.alive or row.inferred) and not row.filled:
+            row.status, row.inferred = "rejected", False
             self._say("rejected", row, reason=text, definitive=True)
             if what == "id-used":
                 self.ib.client.updateReqId(self.ib.client.getReqId() + 1000)
@@ -503,9 +601,10 @@ class _Question(_Refused):
         self._wanted, self._asking = "", False
 
     def _hang_up(self) -> None:
-        "Drop the line, whatever still waits to be written into it."
+        "Drop the line if there is one, whatever still waits to be written into it."
         wire = self.ib.client.conn.transport
-        self.ib.disconnect()
+        if self.ib.isConnected():
+            self.ib.disconnect()
         if wire is not None:
             wire.abort()
 
@@ -559,17 +658,20 @@ class _Truth(_Asking):
     "What TWS holds, fetched and compared."
 
     async def _fetch_open(self) -> list[Any]:
-        "Open orders of every client; ours are brought up to date."
-        trades: list[Any] = await self._question(self.ib.reqAllOpenOrdersAsync)
+        "Open orders of every client at our account; ours are brought up to date."
+        trades = [t for t in await self._question(self.ib.reqAllOpenOrdersAsync) if not self._foreign(t.order.account)]
         for t in trades:
             self._adopt(t)
         return trades
 
-    async def _fetch_fills(self) -> None:
-        "Today's executions; those that were missed are booked."
-        for f in await self._question(self.ib.reqExecutionsAsync):
-            self._book(f.execution, f.contract.conId, f.commissionReport.commission)
-            self._on_commission(None, f, replace(f.commissionReport, execId=f.execution.execId)) if f.commissionReport.execId else None
+    async def _fetch_fills(self, since_ns: int = 0) -> None:
+        "Today's executions, or those since a time; those that were missed are booked."
+        since = time.strftime("%Y%m%d-%H:%M:%S", time.gmtime(since_ns // 10**9)) if since_ns else ""  # the dash says UTC
+        for f in await self._question(lambda: self.ib.reqExecutionsAsync(need_ib_async().ExecutionFilter(time=since))):
+            paid = self.ib.wrapper.fills.get(f.execution.execId, f).commissionReport  # the client fills in the record that it made first
+            self._book(f.execution, f.contract.conId, paid)
+            if paid.execId:
+                self._on_commission(None, f, paid)
 
     def _adopt(self, t: Any) -> None:
         "An open order as TWS lists it."
@@ -581,69 +683,92 @@ class _Truth(_Asking):
         if row is None:
             if not o.orderRef:
                 return self._count("orders of others")
-            side = 1 if o.action == "BUY" else -1
-            row = IbkrOrder(o.orderRef, symbol, side, tick, qty, "limit", o.orderId, o.clientId, o, o.permId, "working", True, time_ns=self._stamp())
+            row = IbkrOrder(o.orderRef, symbol, 1 if o.action == "BUY" else -1, tick, qty, "limit", o.orderId, o.clientId, o, o.permId, "working", True, time_ns=self._stamp())
             row.filled = sum(e.qty_lots for e in self.fills.values() if e.client_id == row.client_id)
-            self.orders[row.client_id] = self._ids[row.owner, row.order_id] = self._perms[row.perm_id] = row
+            self._keep(row)
+            self._ids[row.owner, row.order_id] = self._perms[row.perm_id] = row
             return self._count("orders of an earlier session")
         row.order = row.order or o
         if row.status in ("cancelled", "expired", "rejected"):
             self._alarm(f"{row.client_id}: {row.status} here, open there")
-            row.status = "working"
+            row.status, row.accepted, row.inferred, row.missed = "working", True, False, 0
+            self._keep(row)
             return self._say("order-status", row, status="partial" if row.filled else "working")
         self._accept(row)
         if row.kind != "market":
             self._changed(row, tick, qty)
 
-# %% ../../nbs/93a_live.ibkr.ipynb #70febe7b
-class _Reconciling(_Truth):
-    "Everything that may have been missed."
+# %% ../../nbs/93a_live.ibkr.ipynb #80e89f4b
+_MISSED, _MISSED_NS = 3, 30 * 10**9  # so often and over so long in neither list: held for over
 
-    async def reconcile(self) -> None:
-        "Open orders, executions, and what became of orders that are no longer open. Raises LinkError."
-        before = [r for r in self.orders.values() if r.alive]
-        trades = await self._fetch_open()
-        await self._fetch_fills()
-        listed = {id(self._of(t)) for t in trades}
-        gone = [r for r in before if r.alive and id(r) not in listed]
-        if gone:
-            done = await self._question(lambda: self.ib.reqCompletedOrdersAsync(True))
-            for t in done:
-                row = self._of(t)
-                if row is not None and row in gone and row.alive:
-                    self._buried(row, t)
-        for row in gone:
-            if row.pending is not None and row.alive:
-                self._count("changes without an answer")
+
+class _Missing(_Truth):
+    "Orders that are no longer open."
+
+    up: bool
+    served: bool
 
     def _buried(self, row: IbkrOrder, trade: Any) -> None:
         "An order that TWS counts among the completed ones."
-        status, total = trade.orderStatus.status, self._lots(row.symbol, trade.order.totalQuantity)
+        status, total = trade.orderStatus.status, self._lots(row.symbol, trade.order.totalQuantity) or row.qty
         if not row.accepted:
             self._accept(row)
         if status in _ENDED:
             self._end(row, f"found {status}")
-        elif status == "Filled" and 0 < total <= row.filled:  # a change to what was filled, whose answer was lost
+        elif status == "Filled" and total <= row.filled:  # a change to what was filled, whose answer was lost
             self._changed(row, row.tick, total)
+        elif status == "Filled" and row.missed:  # asked twice, and no execution told of it
+            row.status, row.pending, row.told = "filled", None, max(row.told, total)
+            self._alarm(f"{row.client_id}: found filled, {row.filled} of {total} lots by executions: compare positions")
+            self._say("order-status", row, status="filled", cum_lots=row.told)
         elif status == "Inactive":
             row.status = "rejected"
             self._say("order-status", row, status="rejected", reason="found Inactive")
 
+    def _miss(self, row: IbkrOrder) -> None:
+        "An order that is alive here and in neither list there."
+        if row.pending is not None:
+            self._count("changes without an answer")
+        row.missed_ns = row.missed_ns if row.missed else self.clock()
+        row.missed += 1
+        if row.missed >= 2 and row.status != "unknown":
+            row.status = "unknown"
+            self._say("unknown", row, reason=f"neither open nor completed, asked {row.missed} times")
+        if row.missed >= _MISSED and self.clock() - row.missed_ns >= _MISSED_NS:
+            row.status, row.pending, row.inferred = "cancelled" if row.accepted else "rejected", None, True
+            self._alarm(f"{row.client_id}: not found {row.missed} times: held for {row.status} until it shows itself")
+
+# %% ../../nbs/93a_live.ibkr.ipynb #70febe7b
+class _Reconciling(_Missing):
+    "Everything that may have been missed."
+
+    async def reconcile(self) -> None:
+        "Open orders, executions, and what became of orders that are no longer open. Raises LinkError."
+        before = self._living()
+        trades = await self._fetch_open()
+        await self._fetch_fills()
+        listed = {id(self._of(t)) for t in trades}
+        gone = [r for r in before if r.alive and id(r) not in listed]
+        for t in await self._question(lambda: self.ib.reqCompletedOrdersAsync(True)) if gone else ():
+            row = self._of(t)
+            if row is not None and row in gone and row.alive:
+                self._buried(row, t)
+        for row in gone:
+            if row.alive and self.up and self.served:
+                self._miss(row)
+
     def _crossed(self, symbol: str, side: int, tick: int, kind: str, *, but: str = "") -> IbkrOrder | None:
         "An order of ours on the other side that this price would meet."
-        for r in self.orders.values():
-            if r.alive and r.symbol == symbol and r.side == -side and r.client_id != but:
-                reach = [r.tick] + ([r.pending[0]] if r.pending else [])
-                if kind == "market" or any(side * tick >= side * p for p in reach):
-                    return r
+        for r in self._living(symbol, -side):
+            reach = [r.tick] + ([r.pending[0]] if r.pending else [])
+            if r.client_id != but and (kind == "market" or any(side * tick >= side * p for p in reach)):
+                return r
         return None
 
 # %% ../../nbs/93a_live.ibkr.ipynb #290150ff
 class _Checking(_Reconciling):
     "What never leaves us."
 
-    up: bool
-    served: bool
     window: SlidingWindow
     max_active: int
 
@@ -668,7 +793,7 @@ class _Checking(_Reconciling):
             other = book.best(-side)
             if other and side * tick >= side * other:
                 return "post-only: would cross"
-        if sum(r.alive and (r.symbol, r.side) == (symbol, side) and r.client_id != but for r in self.orders.values()) >= self.max_active:
+        if sum(r.client_id != but for r in self._living(symbol, side)) >= self.max_active:
             return f"{self.max_active} active orders on this side already: TWS takes no more"
         return "" if self.window.allow(self.clock()) else f"more than {self.window.limit} messages a second"
 
@@ -676,15 +801,14 @@ class _Checking(_Reconciling):
 class _Sending(_Checking):
     "Requests."
 
-    account: str
-
     async def submit(self, order: NewOrder) -> None:
         "Send a new order; the outcome comes as a report."
+        self._forget()
         if order.client_id in self.orders:
             return self._put(Report("rejected", order.client_id, order.symbol, order.side, self._stamp(), reason="duplicate client id"))
         row = IbkrOrder(order.client_id, order.symbol, order.side, order.price_ticks, order.qty_lots, order.kind, owner=self.client_number,
                         time_ns=self._stamp())
-        self.orders[row.client_id] = row
+        self._keep(row)
         why = self._refusal(row.symbol, row.side, row.tick, row.qty, row.kind, but=row.client_id)
         if not why:
             row.order = ib_order(order, self.instruments[row.symbol], account=self.account)
@@ -701,7 +825,7 @@ class _Sending(_Checking):
     async def cancel(self, request: CancelOrder) -> None:
         "Send a cancel."
         row = self.orders.get(request.client_id)
-        why = ("unknown order" if row is None else f"{row.status} already" if not row.alive else "not connected" if not self.up
+        why = ("unknown order" if row is None else f"{row.status} already" if not (row.alive or row.inferred) else "not connected" if not self.up
                else f"placed by client {row.owner}: cancel it there, or cancel everything" if row.owner != self.client_number else "")
         if row is None or why:
             return self._put(_about("cancel-rejected", request.client_id, row, self._stamp(), reason=why))
@@ -738,7 +862,7 @@ class _Changing(_Sending):
 
     async def cancel_all(self, symbol: str | None = None) -> None:
         "Cancel every order of ours of one symbol; of all: reqGlobalCancel, which takes the orders of every client and of TWS itself."
-        rows = [r for r in self.orders.values() if r.alive and symbol in (None, r.symbol)]
+        rows = self._living(symbol)
         for r in rows if symbol is not None else ():
             await self.cancel(CancelOrder(r.client_id, "cancel all"))
         if symbol is None and self.up:
@@ -879,8 +1003,8 @@ class _Line(_Looking):
         for s in self.contracts:
             self.watch(s)
         await self.reconcile()
-        for r in self.orders.values():
-            if r.pending is not None and r.alive:
+        for r in self._living():
+            if r.pending is not None:
                 r.pending = None
                 self._say("replace-rejected", r, reason="lost with the connection")
 
@@ -932,6 +1056,7 @@ class _Gone(_Redial):
 
     redial_s: tuple[float, float]
     rng: Any
+    _redialling: bool
 
     def _on_gone(self) -> None:
         "ib_async's disconnectedEvent."
@@ -939,31 +1064,39 @@ class _Gone(_Redial):
             return
         self.up = False
         self._lose_books("not connected")
-        if self.served:
+        if self.served and not self._redialling:
             self._put(Report("disconnected", time_ns=self._stamp(), reason="the line to TWS is cut"))
-        for r in self.orders.values():
+        for r in self._living():
             if r.status == "sent":
                 r.status = "unknown"
                 self._say("unknown", r, reason="sent, and the line was cut before an answer")
-        if not self.closed:
+        if not (self.closed or self._redialling):
+            self._redialling = True
             self._spawn(self._redial())
 
     async def _redial(self) -> None:
-        "Try again, with growing and jittered waits."
+        "Try again, with growing and jittered waits, until a line is up and everything is asked."
         wait, most = self.redial_s
-        while not self.closed:
-            await asyncio.sleep(wait * (0.5 + self.rng.random()))
-            wait = min(2 * wait, most)
-            try:
-                self._count("dialled")
-                await self._dial()
-                await self._ready()
-            except MakerlabError as e:
-                self._alarm(str(e))
-                continue
-            return self._put(Report("reconnected", time_ns=self._stamp(), reason="the line to TWS is back"))
+        try:
+            while not (self.closed or self.up):
+                await asyncio.sleep(wait * (0.5 + self.rng.random()))
+                wait = min(2 * wait, most)
+                try:
+                    self._count("dialled")
+                    await self._dial()
+                    await self._ready()
+                except (MakerlabError, OSError) as e:
+                    self._alarm(str(e))
+                    self._hang_up()
+            if self.up:
+                self._put(Report("reconnected", time_ns=self._stamp(), reason="the line to TWS is back"))
+        finally:
+            self._redialling = False
 
 # %% ../../nbs/93a_live.ibkr.ipynb #4107a2ad
+_LATELY_NS = 900 * 10**9  # how far back a heartbeat asks for executions
+
+
 class _Session(_Gone):
     "A sign of life."
 
@@ -976,8 +1109,10 @@ class _Session(_Gone):
             if self.up:
                 try:
                     await self.ping()
-                    if self.served:
-                        await self._fetch_fills()
+                    if self.served and any(r.missed or r.status == "unknown" for r in self._living()):
+                        await self.reconcile()
+                    elif self.served:
+                        await self._fetch_fills(self.clock() - _LATELY_NS)
                 except LinkError:
                     self._count("heartbeats missed")
 
@@ -985,14 +1120,20 @@ class _Session(_Gone):
         "A question and its answer. Raises LinkError."
         await self._question(self.ib.reqCurrentTimeAsync)
 
+    def _need_line(self) -> None:
+        "Without a line there is no answer, which is not the answer `nothing`. Raises LinkError."
+        if not self.up:
+            raise LinkError(f"not connected to {self.host}:{self.port}: what TWS holds is not known, ask again after the report of reconnection")
+
 # %% ../../nbs/93a_live.ibkr.ipynb #396b513e
 class _Face(_Session):
     "What is asked of a venue."
 
     async def open_orders(self, symbol: str | None = None) -> list[OpenOrder]:
-        "What TWS lists as open: ours, and those of other clients and hands (with an empty client id)."
+        "What TWS lists as open: ours, and those of other clients and hands (with an empty client id). Raises LinkError."
         out = []
-        for t in await self._fetch_open() if self.up else ():
+        self._need_line()
+        for t in await self._fetch_open():
             row, s = self._of(t), self.symbols.get(t.contract.conId)
             if s is None or symbol not in (None, s):
                 continue
@@ -1020,9 +1161,10 @@ class _Face(_Session):
         return [e for e in self.fills.values() if e.time_ns >= since_ns]
 
     async def positions(self) -> dict[str, int]:
-        "Lots by symbol, from TWS."
+        "Lots by symbol, from TWS. Raises LinkError."
+        self._need_line()
         out = dict.fromkeys(self.instruments, 0)
-        for p in await self._question(self.ib.reqPositionsAsync) if self.up else ():
+        for p in await self._question(self.ib.reqPositionsAsync):
             s = self.symbols.get(p.contract.conId)
             if s is not None and p.account == self.account:
                 out[s] = self._lots(s, p.position)
@@ -1036,19 +1178,27 @@ class _Queries(_Face):
         "Find out what became of an order; the answer comes as an order-status report."
         row = self.orders.get(request.client_id)
         try:
-            if row is None or row.alive:
+            if row is None or row.alive or row.inferred:
                 await self.reconcile()
         except LinkError as e:
             return self._put(Report("unknown", request.client_id, time_ns=self._stamp(), reason=str(e)))
         row = self.orders.get(request.client_id)
-        if row is None or row.status in ("sent", "unknown"):
+        if row is None or row.inferred or row.status in ("sent", "unknown"):
             return self._put(_about("order-status", request.client_id, row, self._stamp(), status="not-found"))
         status = "partial" if row.status == "working" and row.filled else row.status
-        self._say("order-status", row, status=status, definitive=status == "rejected")
+        cum = row.filled if row.alive else max(row.filled, row.told)
+        self._say("order-status", row, status=status, definitive=status == "rejected", cum_lots=cum)
+
+    async def _paid(self) -> None:
+        "Wait until the fills that are held back have left."
+        end = asyncio.get_running_loop().time() + _COMMISSION_S
+        while self._packet and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.01)
 
     async def snapshot(self, since_ns: int = 0) -> VenueSnapshot:
         "Open orders, executions since a time, positions. Raises LinkError."
         await self.reconcile()
+        await self._paid()
         orders = await self.open_orders()
         return VenueSnapshot(self._stamp(), tuple(orders), tuple(await self.executions(since_ns)), await self.positions())
 
@@ -1115,6 +1265,8 @@ class _Opening(_Queries):
         self.closed = True
         for t in self._tasks:
             t.cancel()
+        self._unpaid.clear()
+        self._flush()
         self.ib.disconnect()
         self._queue.put_nowait(None)
         self._news.set()
@@ -1160,6 +1312,6 @@ class IBKRVenue(_Opening):
         self.live_account, self.clock, self.timeout_s, self.heartbeat_s, self.redial_s = live_account, clock, timeout_s, heartbeat_s, redial_s
         self.window, self.max_active, self.depth_rows, self.smart_depth = SlidingWindow(rate[0], 10**9, rate[1]), max_active, depth_rows, smart_depth
         self.bad_packets, self.rng, self.account, self.up, self.served, self.closed = bad_packets, rng or random.Random(), "", False, False, False
-        self._depth_of, self._tops, self._news, self._beat = {}, {}, asyncio.Event(), None
+        self._depth_of, self._tops, self._news, self._redialling = {}, {}, asyncio.Event(), False
         self._empty(contracts)
         self._start()
