@@ -838,15 +838,15 @@ async def test_an_order_that_is_executed_while_the_line_is_cut_is_found(b):
 
 @told
 async def test_a_black_hole_is_noticed(b):
-    b.venue.timeout_s = 0.05
     await b.place("a", 1, 99, 1)
+    b.venue.timeout_s = 0.05
     b.tws.fault.deaf = True
     with pytest.raises(LinkError, match="did not answer"):
         await b.venue.ping()
     await b.until(lambda: b.of_all("disconnected"))
     b.tws.fault.deaf = False
-    await b.until(lambda: b.of_all("reconnected"))
     b.venue.timeout_s = 2.0
+    await b.until(lambda: b.of_all("reconnected"))
     await b.place("b", 1, 98, 1)
     assert words(b, "b") == ["accepted"], "the unanswered question has not swallowed what came after"
 
@@ -859,7 +859,7 @@ def test_a_line_that_is_lost_again_at_once_is_dialled_by_one_task(fault):
             await b.place("a", 1, 99, 1)
             for name, n in fault.items():
                 setattr(b.tws.fault, name, n)
-            b.venue.timeout_s = 0.1
+            b.venue.timeout_s = 0.5
             b.tws.cut()
             await b.until(lambda: not (b.tws.fault.cut_open or b.tws.fault.mute_open), 30.0)
             b.venue.timeout_s = 5.0
@@ -917,7 +917,7 @@ async def test_a_change_that_was_lost_with_the_line_is_refused(b):
 
 def test_the_heart_beats_while_the_server_behind_tws_is_away():
     async def main():
-        async with IbkrBench(heartbeat_s=0.01, timeout_s=0.05) as b:
+        async with IbkrBench(heartbeat_s=0.01, timeout_s=1.0) as b:
             b.tws.connectivity(1100)
             await b.until(lambda: not b.venue.served)
             b.tws.fault.deaf = True
@@ -930,7 +930,7 @@ def test_the_heart_beats_while_the_server_behind_tws_is_away():
 
 def test_the_heart_beats_by_itself():
     async def main():
-        async with IbkrBench(heartbeat_s=0.01, timeout_s=0.05) as b:
+        async with IbkrBench(heartbeat_s=0.01, timeout_s=1.0) as b:
             b.tws.fault.deaf = True
             await b.until(lambda: b.of_all("disconnected"))
             b.tws.fault.deaf = False

@@ -599,10 +599,13 @@ def test_an_alarm_of_the_sealer_does_not_end_record(tmp_path, monkeypatch):
 
 
 def test_record_ends_by_the_clock_and_by_cancelling(tmp_path):
-    assert asyncio.run(record(TinyFeed(10**7), tmp_path / "a", options=BY_HAND, seconds=0.05)).acknowledged > 0
+    assert asyncio.run(record(TinyFeed(10**7), tmp_path / "a", options=BY_HAND, seconds=0.5)).acknowledged > 0
 
     async def cancelled():
-        task = asyncio.ensure_future(record(TinyFeed(10**7), tmp_path / "b", options=BY_HAND))
+        feed = TinyFeed(10**7)
+        task = asyncio.ensure_future(record(feed, tmp_path / "b", options=BY_HAND))
+        while feed.on_raw is None:
+            await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
