@@ -146,6 +146,68 @@ def test_a_repeated_change_is_no_gap(tmp_path):
         assert not len(sync.gaps) and sync.counts["stale"] == 1 and sync.counts["applied"] == 2
 
 
+def aggregate(i, price="100.0", stamp=0, m=True, q="1"):
+    return dict(e="aggTrade", E=T0 + stamp, T=T0 + stamp, s="BTCUSDT", a=i, f=i, l=i, p=price, q=q, m=m)
+
+
+def test_aggregates_stand_in_for_trades_and_never_beside_them(tmp_path):
+    book = [diff(1, 2, pu=0), photo(2), diff(3, 3, pu=2, stamp=5)]
+    alone = read_binance(save(tmp_path / "a.txt", [*book, aggregate(7, stamp=6, q="2"), aggregate(8, price="100.5", stamp=7, m=False)]))
+    assert alone.trades[["id", "price", "size", "side"]].values.tolist() == [[7, 100 * 10**8, 2 * 10**8, -1], [8, 10_050_000_000, 10**8, 1]]
+    assert (load_binance(tmp_path / "a.txt").kind == TRADE).sum() == 2 and not alone.repairs
+    both = read_binance(save(tmp_path / "b.txt", [*book, aggregate(7, stamp=6, q="2"), trade(11, stamp=6), trade(12, stamp=6)]))
+    assert both.trades["id"].tolist() == [11, 12] and both.trades.columns.tolist() == alone.trades.columns.tolist()
+    assert both.repairs == {"messages of other kinds left out": 1}
+
+
+def from_the_beginning(usdm, order, torn):
+    "A venue that stands at id 5,000, and after a restart begins with 1; the second book is 90.0 by 91.0."
+    p = lambda i: dict(pu=i - 1) if usdm else {}
+    old = [photo(4990), *(diff(i, i, stamp=i - 4900, **p(i)) for i in range(4990 + (not usdm), 5001))] + [trade(i, stamp=90 + i) for i in (1, 2, 3)]
+    old += [diff(5003, 5004, stamp=105, **p(5003)), diff(5005, 5005, stamp=106, **p(5005))] if torn else []
+    new = [diff(i, i, stamp=1000 + i, bids=[["90.0", str(i)]], **p(i)) for i in range(1, 9)] + [trade(i, price="90.0", stamp=1000 + i) for i in (1, 2, 3, 4)]
+    new.insert(order, photo(4, bids=[("90.0", "4")], asks=[("91.0", "1")]))
+    return [*old, *new]
+
+
+@pytest.mark.parametrize("usdm", [False, True])
+@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("order", [0, 2, 4, 6, 8])
+def test_a_venue_that_counts_from_the_beginning_has_a_new_book(tmp_path, usdm, torn, order):
+    path = save(tmp_path / "a.txt", from_the_beginning(usdm, order, torn))
+    sync, events = sync_book(read_binance(path)), load_binance(path)
+    first = 4 if usdm else 5
+    assert sync.counts["used"] == 2 and sync.counts["unused"] == sync.counts["too old"] == 0 and len(sync.anew) == 1
+    applied = [int(read_binance(path).diffs["final"].iat[row]) for what, row in zip(sync.steps["what"], sync.steps["row"], strict=True) if what == "diff"]
+    assert applied[-(9 - first):] == list(range(first, 9)) and (sync.steps["what"] == "clear").sum() == len(sync.gaps) == 1
+    assert sum(sync.counts[k] for k in ("applied", "stale", "waiting")) == len(read_binance(path).diffs)
+    last = events.quotes(clock="local").iloc[-1]
+    assert (last["bid"], last["ask"], last["bid_size"]) == (90.0, 91.0, 8.0), "nothing of the old book is left"
+    assert len(events.trades()) == 7 and "trades told twice" not in events.repairs and not any("missing" in n for n in events.notes)
+    assert any("the ids began again 1 time(s)" in n for n in events.notes)
+
+
+def test_the_witness_hears_both_books(tmp_path):
+    messages = []
+    for start, price in ((5000, "100.0"), (1, "90.0")):
+        messages.append(photo(start, bids=[(price, "1")]))
+        for i in range(start + 1, start + 6):
+            messages += [diff(i, i, stamp=1000 * (start < 5000) + i % 5000, bids=[[price, str(i)]]),
+                         dict(u=i, s="BTCUSDT", b=price, B=str(i), a="100.5", A="1")]
+    events = load_binance(save(tmp_path / "a.txt", messages))
+    assert events.notes[-1] == "the rebuilt best quotes equal bookTicker after 9 of 9 changes"
+
+
+def test_repeats_and_late_snapshots_begin_nothing(tmp_path):
+    "Ids that fall are a restart only when the exchange's clock rises."
+    told = [photo(10), *(diff(i, i, stamp=i) for i in range(11, 21)), photo(15, bids=[("99.0", "5")]), *(diff(i, i, stamp=i) for i in range(14, 24)), photo(22)]
+    sync = sync_book(read_binance(save(tmp_path / "a.txt", told)))
+    assert sync.counts == {"applied": 13, "stale": 7, "waiting": 0, "used": 1, "too old": 0, "unused": 2} and not sync.anew and not len(sync.gaps)
+    astray = [photo(10), *(diff(i, i, stamp=i) for i in range(11, 21)), diff(15, 15, stamp=50), *(diff(i, i, stamp=40 + i) for i in range(21, 24)), photo(15)]
+    sync = sync_book(read_binance(save(tmp_path / "b.txt", astray)))
+    assert sync.counts["applied"] == 13 and not sync.anew and not len(sync.gaps), "one that is astray does not cost the book"
+
+
 def test_without_a_snapshot(tmp_path):
     path = save(tmp_path / "a.txt", [diff(1, 2, bids=[["99.0", "1"]], asks=[["101.0", "1"]]), diff(3, 4, bids=[["99.5", "1"]], stamp=10), diff(9, 9, bids=[["98.0", "1"]], asks=[["102.0", "1"]], stamp=20)])
     with pytest.raises(DataError, match="from_scratch=True"):

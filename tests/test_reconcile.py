@@ -1,9 +1,12 @@
 "A live run beside its replay: nothing different is the same to the nanosecond, what was planted is found, the identity holds, and a real session ends where the venue's truth does."
 import asyncio
+import functools
 import json
 import math
 import os
 import shutil
+import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,14 +16,17 @@ import yaml
 from makerlab.backtest.harness import Faults
 from makerlab.core import DataError, MakerlabError, ParameterError
 from makerlab.data.events import DEPTH, SEEN_EXCHANGE, SEEN_LOCAL, SNAPSHOT, TRADE, take
+from makerlab.data.recording import read_messages
 from makerlab.execution.order_flow import SMALL
+from makerlab.execution.orders import OrderManager
 from makerlab.execution.venue import NewOrder, Report
+from makerlab.live import reconcile, recorder
 from makerlab.live.engine import load_live
 from makerlab.live.exchange import SymbolRules
 from makerlab.live.guardian import live
 from makerlab.live.journal import Journal
 from makerlab.live.recorder import Recorder, RecorderOptions, generate_test_data
-from makerlab.live.reconcile import REASONS, HeardVenue, load_run, match_orders, own_orders, reconcile_run, rehearse, run_reconcile, travel_times, without_own
+from makerlab.live.reconcile import REASONS, HeardVenue, live_side, load_run, match_orders, own_orders, reconcile_run, rehearse, run_reconcile, travel_times, without_own
 from makerlab.live.simulated import SimulatedVenue
 from makerlab.models.quote_engine import ConfigError
 
@@ -214,7 +220,6 @@ def test_executions_after_the_stop_and_of_strangers_have_their_names(market):
 
 
 def test_a_journal_that_lost_an_execution_does_not_account_for_its_books(market):
-    from dataclasses import replace
     r = reconcile_run(perform(market, "lost"))
     assert r.whole
     short = replace(r, run=replace(r.run, earned=r.run.earned + 0.01))
@@ -304,6 +309,175 @@ def test_a_paper_session_has_no_shadow(tmp_path):
     assert r.recorded == {}
 
 
+def untold(home, end):
+    "The handmade session in which nobody reported the end of our order: a query, a snapshot, or nothing at all told of it."
+    handmade(home)
+    con = sqlite3.connect(home / "state" / "journal.db")
+    rows = con.execute("SELECT number, time_ns, body FROM makerlab_journal WHERE word = 'report' AND client_id = 'demo1' ORDER BY number").fetchall()
+    (_, _, fill), (number, _, gone) = rows[1], rows[2]
+    told = json.loads(gone) | {"kind": "order-status", "status": "cancelled", "cum_lots": 6}
+    execution = {k: json.loads(fill)[k] for k in ("exec_id", "client_id", "symbol", "side", "price_ticks", "qty_lots", "fee", "maker", "time_ns")}
+    rest = execution | {"exec_id": "13", "qty_lots": 4, "time_ns": DAY + 440 * MS}
+    photo = {"venue": None, "time_ns": DAY + 445 * MS, "orders": [], "positions": {}, "cash": math.nan, "executions": [execution, rest]}
+    given_up = {"kind": "state", "before": "PARTIAL", "after": "CANCELLED", "reason": "given up"}
+    word, body = {"query": ("report", told), "snapshot": ("snapshot", photo), "nobody": ("event", given_up), "twice": ("report", json.loads(fill))}[end]
+    con.execute("UPDATE makerlab_journal SET word = ?, body = ? WHERE number = ?", (word, json.dumps(body), number))
+    con.commit()
+    con.close()
+    return load_run(home / "state", config=home / "session.yaml")
+
+
+@pytest.mark.parametrize(("end", "at_ms", "steps"), [("query", 450, (10, 4, 0)), ("snapshot", 440, (10, 4, 0)), ("nobody", 452, (10, 4, 0)), ("twice", None, (10, 4))])
+def test_an_order_whose_end_no_report_told_does_not_haunt_the_book(tmp_path, end, at_ms, steps):
+    run = untold(tmp_path, end)
+    times, held = own_orders(run, "BTCUSDT")[1, 10_000]
+    assert tuple(held) == steps and times[:2] == [DAY + 150 * MS, DAY + 350 * MS]
+    gone = live_side(run).orders.set_index("id")["gone_ns"]
+    if at_ms is None:
+        assert gone["demo1"] > DAY + 3600 * S, "it is still there"
+    else:
+        assert times[2] == gone["demo1"] == DAY + at_ms * MS and run.manager.orders["demo1"].done
+    assert gone["demo2"] == DAY + 550 * MS
+
+
+def test_what_a_query_tells_of_an_order_counts_like_its_reports(tmp_path):
+    "The acceptance got lost; a query found the order at work, a change moved it, a second query knows of an execution that was never reported."
+    run, at = untold(tmp_path, "query"), lambda ms: DAY + ms * MS
+    said = lambda ms, kind, **more: (0, at(ms), "report", "demo1", {"kind": kind, "status": "", "time_ns": at(ms), "exec_id": "", "price_ticks": 0, "qty_lots": 0, "cum_lots": -1, **more})
+    rows = [r for r in run.rows if r[2] == "new"] + [
+        said(200, "order-status", status="working", price_ticks=10_000, qty_lots=10, cum_lots=0), said(200, "accepted"), (0, at(240), "modify", "demo1", {"price_ticks": 9_999, "qty_lots": 12}),
+        said(250, "replaced"), said(300, "order-status", status="partial", price_ticks=9_999, qty_lots=12, cum_lots=5), said(310, "fill", exec_id="9", qty_lots=5, price_ticks=9_999, cum_lots=5),
+        said(320, "order-status", status="working", price_ticks=9_999, qty_lots=12, cum_lots=0), said(400, "cancelled")]
+    own = own_orders(replace(run, rows=rows), "BTCUSDT")
+    assert own[1, 10_000] == ([at(200), at(250)], [10, 0]) and own[1, 9_999] == ([at(250), at(300), at(400)], [12, 7, 0])
+
+
+def test_a_session_with_more_orders_than_a_manager_remembers(market, monkeypatch):
+    folder = perform(market, "many")
+    monkeypatch.setattr(reconcile, "OrderManager", functools.partial(OrderManager, keep_closed=20))  # what 10,000 are to a longer day
+    r = reconcile_run(folder)
+    accounted(r)
+    assert set(r.orders["status"]) == {"matched"} and set(r.fills["reason"]) == {"same"} and len(r.orders) > 100
+
+
+class Counted(list):
+    "A journal that counts how often it is read."
+    read = 0
+
+    def __iter__(self):
+        Counted.read += 1
+        return super().__iter__()
+
+
+def test_the_work_does_not_grow_with_the_square_of_the_executions(plain, monkeypatch):
+    monkeypatch.setattr(Counted, "read", 0)
+    side = live_side(replace(plain.run, rows=Counted(plain.run.rows)))
+    assert len(side.fills) > 30 and Counted.read <= 10, "the journal is read a few times, not once for every execution"
+    tables, rows_of = [], reconcile._rows_of
+    monkeypatch.setattr(reconcile, "_rows_of", lambda table: tables.append(len(table)) or rows_of(table))
+    nothing = replace(reconcile.replay_side(plain.run, plain.replay), fills=side.fills[:0])
+    pieces = reconcile._pieces(reconcile._Case(plain.run, {"live": side, "replay": nothing}, 250 * MS, {}), plain.orders)
+    assert len(pieces) == len(side.fills) and {why for *_, why in pieces} == {"queue"}
+    assert len(tables) <= 6, "each table is gone through once, not once for every piece"
+
+
+def test_aggregates_are_the_prints_of_the_futures_market(tmp_path, monkeypatch):
+    "A live session on USD-M records aggTrade and nothing else of the trades."
+    prints = recorder._Scene.prints
+
+    def summed(scene):
+        m = prints(scene)
+        return {"e": "aggTrade", **{k: m[k] for k in "EspqTm"}, "a": m["t"], "f": m["t"], "l": m["t"]}
+
+    monkeypatch.setattr(recorder._Scene, "prints", summed)
+    generate_test_data(tmp_path / "recording", rng=np.random.default_rng(7), seconds=25.0, mid=100.0, lot=0.01, levels=8, market="usdm")
+    said = sum('"aggTrade"' in m for m in read_messages(tmp_path / "recording")["message"])
+    r = reconcile_run(perform(tmp_path, "futures", {"live": FILE["live"] | {"market": "usdm"}}))
+    accounted(r)
+    heard = r.run.events["BTCUSDT"]
+    assert len(heard.trades()) + heard.repairs["trades before the first book"] == said > 50
+    assert set(r.orders["status"]) == {"matched"} and set(r.fills["reason"]) == {"same"} and len(r.fills) > 30
+
+
+MADE = dict(mid=100.0, lot=0.01, levels=8)
+HOUR = DAY + 3600 * S
+
+
+@pytest.fixture(scope="module")
+def restarted(tmp_path_factory):
+    "Two recordings in one folder, an hour apart, of a venue that counted from the beginning in between; and the second one alone."
+    home = tmp_path_factory.mktemp("restarted")
+    generate_test_data(home / "both", rng=np.random.default_rng(3), seconds=40.0, **MADE)
+    for folder in ("both", "recording"):
+        generate_test_data(home / folder, rng=np.random.default_rng(7), seconds=15.0, start_ns=HOUR, **MADE)
+    return home
+
+
+def test_a_session_in_a_folder_of_many_is_replayed_from_its_own_messages(restarted):
+    folder = perform(restarted, "second")
+    alone, among = reconcile_run(folder), reconcile_run(folder, recording=restarted / "both")
+    accounted(among)
+    assert set(among.orders["status"]) == {"matched"} and len(among.orders) > 40
+    a, b = (r.run.events["BTCUSDT"] for r in (alone, among))
+    assert b.local_ns[0] > HOUR and all(np.array_equal(getattr(a, k), getattr(b, k)) for k in ("kind", "side", "tick", "lots", "exch_ns", "local_ns"))
+
+
+def test_sessions_close_together_share_their_margin_and_the_new_book_is_found(tmp_path):
+    "The venue came back after 20 s: the messages before the session are another venue's."
+    for start, seed, seconds in ((HOUR - 35 * S, 3, 15.0), (HOUR, 7, 15.0)):
+        generate_test_data(tmp_path / "both", rng=np.random.default_rng(seed), seconds=seconds, start_ns=start, **MADE)
+    generate_test_data(tmp_path / "recording", rng=np.random.default_rng(7), seconds=15.0, start_ns=HOUR, **MADE)
+    r = reconcile_run(perform(tmp_path, "soon"), recording=tmp_path / "both")
+    accounted(r)
+    assert set(r.orders["status"]) == {"matched"} and r.run.events["BTCUSDT"].local_ns[0] < HOUR - 30 * S
+
+
+def test_a_recorder_that_ran_long_before_the_session_gives_it_its_book(tmp_path):
+    "Its snapshot is two minutes old when the session begins."
+    generate_test_data(tmp_path / "recording", rng=np.random.default_rng(7), seconds=250.0, **MADE)
+    r = reconcile_run(perform(tmp_path, "late", trim_s=120.0))
+    accounted(r)
+    assert r.run.start_ns > DAY + 119 * S and r.run.events["BTCUSDT"].local_ns[0] < DAY + S
+    assert set(r.orders["status"]) == {"matched"} and len(r.orders) > 20
+
+
+def test_the_file_of_a_session_may_have_been_edited_since(market):
+    folder = perform(market, "edited")
+    path = market / "edited.yaml"
+    before = reconcile_run(folder)
+    path.write_text(path.read_text().replace("warm: 5", "warm: 7").replace("half_spread_ticks: 1.5", "half_spread_ticks: 3.0"))
+    assert load_live(path).live.warm == 7
+    after = reconcile_run(path)
+    assert after.run.config.live.warm == 5 and after.run.journal == before.run.journal
+    pd.testing.assert_frame_equal(before.orders, after.orders)
+    with pytest.raises(ParameterError, match="leave config out"):
+        reconcile_run(path, config=path)
+
+
+def test_the_last_session_of_a_folder_is_taken_wherever_it_is_written(tmp_path):
+    home = handmade(tmp_path)
+    old = home / "state" / "journal.db"
+    paper = Journal(home / "state" / "paper-x.db", instruments=load_live(home / "session.yaml").session.instruments, strategy="demo", clock=lambda: DAY + 90_000 * MS)
+    refused = paper.session
+    paper.close(publish=False)
+    first = load_run(home / "session.yaml")
+    assert first.journal == old, "a start that was refused is no session"
+    paper = Journal(home / "state" / "paper-y.db", instruments=load_live(home / "session.yaml").session.instruments, strategy="demo", clock=lambda: DAY + 50 * MS)
+    paper.note("start", "", DAY + 100 * MS)
+    paper.note("stop", "", DAY + 400 * MS)
+    paper.close(publish=False)
+    os.utime(old)  # what the disk says of times does not count
+    last = load_run(home / "session.yaml")
+    assert last.journal.name == "paper-y.db" and last.session == paper.session != refused
+    assert load_run(home / "session.yaml", session=first.session).journal == old
+    sqlite3.connect(home / "state" / "other.db").execute("CREATE TABLE no_journal (x)").connection.close()
+    assert load_run(home / "session.yaml").journal.name == "paper-y.db"
+    (home / "state" / "torn.db").write_bytes(b"nothing of the kind" * 100)
+    with pytest.raises(DataError, match="torn.db cannot be read as a journal"):
+        load_run(home / "session.yaml")
+    assert load_run(home / "session.yaml", session=first.session).journal == old
+
+
 def test_what_cannot_be_compared_is_refused_with_the_remedy(market, plain, tmp_path):
     with pytest.raises(ParameterError, match="does not exist: name the folder"):
         reconcile_run(tmp_path / "none")
@@ -363,7 +537,6 @@ def test_a_session_that_recorded_nothing_says_what_to_do(tmp_path):
 
 
 def test_a_damaged_row_is_named(tmp_path):
-    import sqlite3
     home = handmade(tmp_path)
     con = sqlite3.connect(home / "state" / "journal.db")
     con.execute("UPDATE makerlab_journal SET body = '{}' WHERE word = 'new'")

@@ -127,7 +127,7 @@ class Capture:
     diffs: pd.DataFrame  # line, local_ns, exch_ns, first, final, previous, start, bids, asks
     snapshots: pd.DataFrame  # line, local_ns, exch_ns (-1: none), final, start, bids, asks
     tickers: pd.DataFrame  # line, local_ns, exch_ns (-1: none), update, bid, bid_size, ask, ask_size
-    trades: pd.DataFrame  # line, local_ns, exch_ns, id, price, size, side
+    trades: pd.DataFrame  # line, local_ns, exch_ns, id, price, size, side; aggregates where nothing else was recorded
     prices: np.ndarray  # of all levels; a table's row owns start .. start + bids + asks, bids first
     sizes: np.ndarray  # of all levels
     market: str  # "spot" or "usdm"
@@ -139,7 +139,7 @@ class Capture:
 _COLUMNS = {"diffs": ["line", "local_ns", "exch_ns", "first", "final", "previous", "start", "bids", "asks"],
             "snapshots": ["line", "local_ns", "exch_ns", "final", "start", "bids", "asks"],
             "tickers": ["line", "local_ns", "exch_ns", "update"],
-            "trades": ["line", "local_ns", "exch_ns", "id", "side"]}
+            "trades": ["line", "local_ns", "exch_ns", "id", "side", "aggregate"]}
 
 # %% ../../nbs/12_data.crypto.ipynb #ca1a47e0
 _MS = 1_000_000
@@ -168,8 +168,8 @@ class _Sink:
             self.rows["snapshots"].append((line, local, exch, m["lastUpdateId"], *self._keep_levels(m["bids"], m["asks"])))
         elif "U" in m:
             self.rows["diffs"].append((line, local, exch, m["U"], m["u"], m.get("pu", -1), *self._keep_levels(m["b"], m["a"])))
-        elif "t" in m and "p" in m:
-            self.rows["trades"].append((line, local, exch, m["t"], -1 if m["m"] else 1))
+        elif "p" in m and ("t" in m or m.get("e") == "aggTrade"):
+            self.rows["trades"].append((line, local, exch, m["t"] if "t" in m else m["a"], -1 if m["m"] else 1, "t" not in m))
             self.prints += (m["p"], m["q"])
         elif "B" in m and "A" in m:
             self.rows["tickers"].append((line, local, exch, m["u"]))
@@ -204,6 +204,15 @@ def _fill_sink(
     return sink, symbol.upper() if symbol else next(iter(seen), "")
 
 # %% ../../nbs/12_data.crypto.ipynb #e40b3cce
+def _one_kind(trades: pd.DataFrame, repairs: dict[str, int]) -> pd.DataFrame:
+    "The trades; their aggregates only where there are none, since both tell of the same executions."
+    again = (trades["aggregate"] == 1).to_numpy()
+    if again.any() and not again.all():
+        trades = trades[~again].reset_index(drop=True)
+        repairs["messages of other kinds left out"] = repairs.get("messages of other kinds left out", 0) + int(again.sum())
+    return trades.drop(columns="aggregate")
+
+
 def read_binance(
     path: str | Path,  # lines of receive time in ns, a space, and JSON; plain or gzip
     *,
@@ -226,7 +235,24 @@ def read_binance(
     for i, column in enumerate(("bid", "bid_size", "ask", "ask_size")):
         tickers[column] = best[i::4]
     trades["price"], trades["size"] = prints[0::2], prints[1::2]
+    trades = _one_kind(trades, repairs)
     return Capture(diffs, tables["snapshots"], tickers, trades, levels[0::2].copy(), levels[1::2].copy(), market, name, str(path), repairs)
+
+# %% ../../nbs/12_data.crypto.ipynb #bb989b1d
+def _restarts(
+    ids: np.ndarray,  # int64, in order of arrival
+    exch_ns: np.ndarray,  # int64, the exchange's stamps
+) -> list[int]:  # rows
+    "Where ids begin again: below the highest so far, and later than it by the exchange's own clock."
+    out, done, top = list[int](), 0, 0
+    for i in (np.flatnonzero(np.diff(ids) < 0) + 1).tolist():
+        best = done + int(ids[done:i].argmax())
+        top = best if ids[best] > ids[top] else top
+        if exch_ns[i] > exch_ns[top]:
+            out.append(i)
+            top = i
+        done = i
+    return out
 
 # %% ../../nbs/12_data.crypto.ipynb #ba8d9a04
 @dataclass(frozen=True, eq=False)
@@ -237,13 +263,15 @@ class BookSync:
     steps: pd.DataFrame  # what: "snapshot", "diff" or "clear"; row in its table; line that caused it; local_ns from which it is known
     gaps: pd.DataFrame  # line, local_ns, book_id, first, previous of each change that did not continue the book
     counts: dict[str, int]  # applied, stale, waiting, snapshots used, too old, unused
+    anew: tuple[int, ...] = ()  # lines of the changes with which the ids began again, and the book with them
 
     def sentence(self) -> str:
         "The report in one sentence."
         c = self.counts
         lost = f"{len(self.gaps)} gap(s), each of which discarded the book until the next snapshot" if len(self.gaps) else "no gap"
+        again = f"; the ids began again {len(self.anew)} time(s), and the book with them" if self.anew else ""
         return (f"book sync ({self.market} rules): {c['applied']} changes applied, {c['stale']} older than the snapshot, {c['waiting']} not usable without one; "
-                f"{c['used']} of {c['used'] + c['too old'] + c['unused']} snapshots used; {lost}")
+                f"{c['used']} of {c['used'] + c['too old'] + c['unused']} snapshots used; {lost}{again}")
 
 
 class _Diary:
@@ -254,6 +282,10 @@ class _Diary:
         self.ids = capture.diffs[["first", "final", "previous"]].to_numpy()
         self.book_id, self.fresh = -1, False
         self.buffer: list[int] = []
+        self.restarts = set(_restarts(capture.diffs["final"].to_numpy(), capture.diffs["exch_ns"].to_numpy()))
+        self.later: list[int] = []  # changes since the ids began again that the book has not taken
+        self.offer: tuple[int, int, str] | None = None  # a snapshot put aside, its id, why
+        self.anew: list[int] = []
         self.steps: list[tuple[str, int, int, int]] = []
         self.gaps: list[tuple[int, int, int, int, int]] = []
         self.counts = dict.fromkeys(("applied", "stale", "waiting", "used", "too old", "unused"), 0)
@@ -262,10 +294,21 @@ class _Diary:
 def _verdict(
     diary: _Diary,  # where we stand
     i: int,  # a change
+    final: int = -1,  # of a snapshot that is tried; -1 = none, the book as it stands
 ) -> str:  # stale, apply, gap
     "The rule for one change of a recording."
-    first, final, previous = (int(v) for v in diary.ids[i])
-    return sync_rule(diary.market, book_id=diary.book_id, first=first, final=final, previous=previous, fresh=diary.fresh)
+    first, last, previous = (int(v) for v in diary.ids[i])
+    book_id, fresh = (diary.book_id, diary.fresh) if final < 0 else (final, True)
+    return sync_rule(diary.market, book_id=book_id, first=first, final=last, previous=previous, fresh=fresh)
+
+
+def _first_news(
+    diary: _Diary,  # where we stand
+    final: int,  # of a snapshot that is tried
+    waiting: list[int],  # changes
+) -> str:  # "apply", "gap", or "none" when all that waits is stale
+    "The verdict on the first waiting change that is newer than the snapshot."
+    return next((v for v in (_verdict(diary, i, final) for i in waiting) if v != "stale"), "none")
 
 # %% ../../nbs/12_data.crypto.ipynb #99ac7c11
 def _take_diff(
@@ -275,12 +318,14 @@ def _take_diff(
     local: int,  # since when it is known
 ) -> None:
     "One change: applied, left out, kept for the next snapshot, or the end of the book."
+    photo = _offered(diary, i)
+    if photo is not None:
+        return _begin(diary, photo, diary.later, line, local)
     if diary.book_id < 0 and not diary.scratch:
         diary.buffer.append(i)
         return
     what = "apply" if diary.book_id < 0 else _verdict(diary, i)
     if what == "stale":
-        diary.counts["stale"] += 1
         return
     if what == "gap":
         diary.gaps.append((line, local, diary.book_id, int(diary.ids[i, 0]), int(diary.ids[i, 2])))
@@ -292,15 +337,48 @@ def _take_diff(
     diary.steps.append(("diff", i, line, local))
     diary.counts["applied"] += 1
     diary.book_id, diary.fresh = int(diary.ids[i, 1]), False
+    diary.later, diary.offer = [], None
 
 # %% ../../nbs/12_data.crypto.ipynb #5171e95d
-def _first_news(
-    diary: _Diary,  # with a snapshot tried
-) -> str:  # "apply", "gap", or "none" when all that waits is stale
-    "The verdict on the first waiting change that is newer than the snapshot."
-    return next((v for v in (_verdict(diary, i) for i in diary.buffer) if v != "stale"), "none")
+def _begin(
+    diary: _Diary,  # changed
+    photo: tuple[int, int, str],  # the snapshot, its lastUpdateId, "" or why it was put aside
+    waiting: list[int],  # changes that came before it was usable
+    line: int,  # that made it usable
+    local: int,  # when that came
+) -> None:
+    "The book from a snapshot and the changes that waited."
+    if diary.later and waiting is diary.later:
+        diary.anew.append(waiting[0])
+    if diary.book_id >= 0:
+        diary.gaps.append((line, local, diary.book_id, int(diary.ids[waiting[0], 0]), int(diary.ids[waiting[0], 2])))
+        diary.steps.append(("clear", waiting[0], line, local))
+    if photo[2]:
+        diary.counts[photo[2]] -= 1
+    diary.counts["used"] += 1
+    diary.counts["waiting"] += len(set(diary.buffer) - set(waiting))
+    diary.book_id, diary.fresh = photo[1], True
+    diary.steps.append(("snapshot", photo[0], line, local))
+    diary.restarts -= set(waiting)
+    diary.buffer, diary.later, diary.offer = [], [], None
+    for i in waiting:
+        _take_diff(diary, i, line, local)
 
 
+def _offered(
+    diary: _Diary,  # changed
+    i: int,  # a change
+) -> tuple[int, int, str] | None:  # the snapshot
+    "The snapshot that was put aside and that this change continues, since the ids began again."
+    if i in diary.restarts:
+        diary.later = [i]
+    elif diary.later:
+        diary.later.append(i)
+    what = _verdict(diary, i, diary.offer[1]) if diary.later and diary.offer else ""
+    diary.offer = None if what == "gap" else diary.offer
+    return diary.offer if what == "apply" else None
+
+# %% ../../nbs/12_data.crypto.ipynb #747163f4
 def _take_snapshot(
     diary: _Diary,  # changed
     s: int,  # the snapshot
@@ -308,20 +386,20 @@ def _take_snapshot(
     line: int,  # where it stands
     local: int,  # when it came
 ) -> None:
-    "One snapshot: used when we have no book and the waiting changes continue it."
+    "One snapshot: used when we have no book and the waiting changes continue it, or when the ids began again and those since do."
+    news = _first_news(diary, final, diary.later)
     if diary.book_id >= 0:
+        if news == "apply":
+            return _begin(diary, (s, final, ""), diary.later, line, local)
         diary.counts["unused"] += 1
+        diary.offer = (s, final, "unused") if final < diary.book_id or diary.later else None
         return
-    diary.book_id, diary.fresh = final, True
-    if _first_news(diary) == "gap":
-        diary.counts["too old"] += 1
-        diary.book_id, diary.fresh = -1, False
-        return
-    diary.counts["used"] += 1
-    diary.steps.append(("snapshot", s, line, local))
-    waiting, diary.buffer = diary.buffer, []
-    for i in waiting:
-        _take_diff(diary, i, line, local)
+    if _first_news(diary, final, diary.buffer) != "gap":
+        return _begin(diary, (s, final, ""), diary.buffer, line, local)
+    if diary.later and news != "gap":
+        return _begin(diary, (s, final, ""), diary.later, line, local)
+    diary.counts["too old"] += 1
+    diary.offer = (s, final, "too old")
 
 # %% ../../nbs/12_data.crypto.ipynb #17f3e4c9
 def sync_book(
@@ -339,12 +417,14 @@ def sync_book(
             _take_snapshot(diary, i, finals[i], line, s_local[i])
         else:
             _take_diff(diary, i, line, d_local[i])
-    diary.counts["waiting"] = len(diary.buffer)
+    diary.counts["waiting"] += len(diary.buffer)
+    diary.counts["stale"] = len(d) - diary.counts["applied"] - diary.counts["waiting"]
     if not diary.counts["applied"]:
         why = "has no snapshot" if not len(s) else f"has {len(s)} snapshot(s), none of which the changes continue (ids {finals[0]} against {ids[0, 0]} to {ids[-1, 1]})"
         raise DataError(f"{capture.source} {why}: record a REST depth snapshot into the file, or pass from_scratch=True for a book that knows only the levels that change")
     steps = pd.DataFrame(diary.steps, columns=["what", "row", "line", "local_ns"])
-    return BookSync(capture.market, steps, pd.DataFrame(diary.gaps, columns=["line", "local_ns", "book_id", "first", "previous"]), diary.counts)
+    return BookSync(capture.market, steps, pd.DataFrame(diary.gaps, columns=["line", "local_ns", "book_id", "first", "previous"]), diary.counts,
+                    tuple(d["line"].iloc[diary.anew].tolist()))
 
 # %% ../../nbs/12_data.crypto.ipynb #0891ddd4
 def clock_offset(
@@ -425,7 +505,7 @@ def _trade_rows(
     "The rows of the trades from the first book on; trades without a price or size are left out."
     t = capture.trades
     early, empty = (t["line"] < first_line).to_numpy(), ((t["price"] <= 0) | (t["size"] <= 0)).to_numpy()
-    again = t["id"].duplicated().to_numpy()
+    again = pd.DataFrame({"id": t["id"], "since": np.searchsorted(_restarts(t["id"].to_numpy(), t["exch_ns"].to_numpy()), np.arange(len(t)), side="right")}).duplicated().to_numpy()
     for name, mask in (("trades before the first book", early), ("trades without price or size", empty & ~early), ("trades told twice", again & ~early & ~empty)):
         if mask.any():
             repairs[name] = int(mask.sum())
@@ -460,12 +540,17 @@ def check_tickers(
     "The rebuilt best quotes after each change against the exchange's own; the last change of each local stamp, where a later ticker exists."
     steps = sync.steps[sync.steps["what"] == "diff"].drop_duplicates("local_ns", keep="last")
     final, told = capture.diffs["final"].to_numpy()[steps["row"]], capture.tickers["update"].to_numpy()
-    j = np.searchsorted(told, final, side="right") - 1
+    span = 1 + max(final.max(initial=0), told.max(initial=0))  # ids that begin again count on from here
+    told, mine = (ids + span * np.searchsorted(sync.anew, lines, side="right") for ids, lines in
+                  ((told, capture.tickers["line"].to_numpy()), (final, capture.diffs["line"].to_numpy()[steps["row"]])))
+    rises = told == np.maximum.accumulate(told) if len(told) else told.astype(bool)
+    told, tickers = told[rises], capture.tickers[_BEST].to_numpy()[rises]
+    j = np.searchsorted(told, mine, side="right") - 1
     quotes = events.quotes(clock="local")
     i = np.searchsorted(to_ns(quotes["time"]), np.maximum.accumulate(steps["local_ns"].to_numpy()) + events.clock_offset_ns, side="right") - 1
     can = (j >= 0) & (j + 1 < len(told)) & (i >= 0)
     ours = np.rint(quotes[_BEST].to_numpy()[i[can]] * 10**PLACES).astype(np.int64)
-    theirs = capture.tickers[_BEST].to_numpy()[j[can]] if can.any() else ours
+    theirs = tickers[j[can]] if can.any() else ours
     out = pd.DataFrame({"line": steps["line"].to_numpy()[can], "final": final[can], "agree": (ours == theirs).all(axis=1)})
     return out.assign(**{name: ours[:, k] for k, name in enumerate(_BEST)}, **{f"told_{name}": theirs[:, k] for k, name in enumerate(_BEST)})
 
@@ -485,7 +570,9 @@ def _notes(
     if offset:
         out.append(f"the receiver's clock is behind the exchange's: {offset / 1e6:.3f} ms were added to every receive stamp, the least that leaves no negative latency; "
                    "latencies are relative to the fastest message")
-    missing = int(np.clip(np.diff(np.sort(capture.trades["id"].to_numpy())) - 1, 0, None).sum()) if len(capture.trades) else 0
+    ids = capture.trades["id"].to_numpy()
+    parts = np.split(ids, _restarts(ids, capture.trades["exch_ns"].to_numpy()))
+    missing = sum(int(np.clip(np.diff(np.sort(part)) - 1, 0, None).sum()) for part in parts)
     if missing:
         out.append(f"{missing} trade ids are missing among {len(capture.trades)} trades")
     for name, asked, used in zip(("tick_size", "lot_size"), given, sizes, strict=True):

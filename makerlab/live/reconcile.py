@@ -12,8 +12,9 @@ import html
 import json
 import math
 import sqlite3
+import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ import numpy as np
 import pandas as pd
 
 from ..backtest.harness import ReplayVenue, Simulation, simulate
-from ..core import DataError, ParameterError, check_nonnegative, check_positive, from_ns, write_atomic
+from ..core import DataError, ParameterError, check_nonnegative, check_positive, from_ns, to_ns, write_atomic
+from ..data.crypto import load_binance
 from ..data.events import DEPTH, SNAPSHOT, TRADE, Events, merge_views, take
-from ..data.recording import is_recording, load_recording
+from ..data.recording import _good, _of_symbol, capture_text, is_recording, load_recording, read_messages
 from ..execution.orders import OrderManager
 from ..execution.risk import MemoryLatch
 from ..execution.venue import Capabilities, Instrument, instruments
@@ -76,24 +78,37 @@ class Run:
 
 # %% ../../nbs/94b_live.reconcile.ipynb #25ccde11
 def _find_journal(path: Path, session: str | None) -> Path:
-    "The journal of a folder: journal.db, or the newest of a dry run or a paper session. Raises ParameterError."
+    "The journal of a folder in which the session traded, or the last one of all. Raises ParameterError."
     if path.is_file():
         return path
-    found = sorted(path.glob("*.db"), key=lambda p: (p.name == "journal.db", p.stat().st_mtime)) if path.is_dir() else []
-    if session is not None:
-        found = [p for p in found if p.name == "journal.db" or p.stem.endswith(session)] or found
-    if not found:
+    began = {p: _began(p) for p in sorted(path.glob("*.db"))} if path.is_dir() else {}
+    if not began:
         raise ParameterError(f"path = {str(path)!r} is no run: it holds no journal (*.db); name the folder that live.folder says, the session's "
                              "file, or the journal itself")
-    return found[-1]
+    those = [p for p, words in began.items() if session in words] or list(began)
+    return max(those, key=lambda p: (max(began[p].values(), default=0), p.name == "journal.db"))
 
 
-def _read_journal(path: Path) -> list[tuple[int, int, str, str, dict[str, Any]]]:
-    "All rows. Raises DataError for a file that is no journal, or damaged."
+def _began(path: Path) -> dict[str, int]:
+    "When the sessions of a journal began to trade, ns; of a file that cannot be read, when it was changed last."
+    try:
+        rows = _read_journal(path, "WHERE word = 'session' OR word = 'note'")
+    except DataError as e:
+        return {} if "no such table" in str(e) else {"": path.stat().st_mtime_ns}
+    out, name = dict[str, int](), ""
+    for _, t, word, _, x in rows:
+        name = x["session"] if word == "session" else name
+        if word == "note" and x["kind"] == "start":
+            out[name] = t
+    return out
+
+
+def _read_journal(path: Path, which: str = "") -> list[tuple[int, int, str, str, dict[str, Any]]]:
+    "All rows, or those of a condition. Raises DataError for a file that is no journal, or damaged."
     try:
         con = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=5.0)
         try:
-            rows = con.execute("SELECT number, time_ns, word, client_id, body FROM makerlab_journal ORDER BY number").fetchall()
+            rows = con.execute(f"SELECT number, time_ns, word, client_id, body FROM makerlab_journal {which} ORDER BY number").fetchall()
         finally:
             con.close()
         return [(n, t, word, k, json.loads(body)) for n, t, word, k, body in rows]
@@ -135,7 +150,7 @@ def _parsed(text: str, mode: str, path: str) -> LiveConfig:
 def _config_of(path: Path, given: Any, rows: Sequence[tuple], where: Path) -> tuple[LiveConfig, dict[str, Any]]:
     "The session's configuration and what else it noted. Raises ParameterError."
     noted, told = _noted_config(rows)
-    if given is None and path.suffix in (".yaml", ".yml"):
+    if given is None and noted is None and path.suffix in (".yaml", ".yml"):
         given = path
     if given is not None and not isinstance(given, LiveConfig):
         given = load_live(given, mode=told.get("mode"))
@@ -181,13 +196,42 @@ def _find_recording(given: Any, config: LiveConfig, told: Mapping[str, Any], fol
     raise ParameterError(f"recording = {str(places[0])!r} is no recording{where}: give its folder, recording=...")
 
 
+# %% ../../nbs/94b_live.reconcile.ipynb #11edec87
+_AROUND = 60_000_000_000  # ns before and after a session that are read with it
+_BREAK = 600_000_000_000  # ns without a message: another recorder, perhaps of another venue
+
+
+def _cut(rows: pd.DataFrame, start_ns: int, stop_ns: int) -> pd.DataFrame:
+    "What was heard around a session, from before the snapshot on which its book stands."
+    at, photo = to_ns(rows["time"]), rows["stream"].str.endswith("@snapshot", na=False).to_numpy(dtype=bool)
+    begin, end = start_ns - _AROUND, stop_ns + _AROUND
+    before, during = photo & (at < start_ns), photo & (at >= start_ns) & (at <= end)
+    if before.any():
+        last = int(at[before].max())
+        heard = np.diff([*at[(at >= last) & (at < start_ns)], start_ns])
+        if heard.max() < _BREAK or not during.any():
+            begin = min(begin, last - _AROUND)
+    return rows[(at >= begin) & (at <= end)]
+
+
+def _read_cut(rows: pd.DataFrame, recording: Path, **how: Any) -> Events:
+    "Messages as events. Raises what load_binance raises."
+    good = np.array([_good(body, i) for i, body in enumerate(rows["message"])], dtype=bool)
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / (recording.name or "recording")
+        path.write_bytes(capture_text(rows[good]))
+        out = load_binance(path, **how)
+    left = {} if good.all() else {"messages that are no good left out": int((~good).sum())}
+    return replace(out, source=str(recording), repairs={**left, **out.repairs})
+
+
 def _heard(recording: Path, config: LiveConfig, start_ns: int, stop_ns: int) -> dict[str, Events]:
     "What was recorded of every quoted symbol. Raises ParameterError, DataError."
-    out = {}
+    messages, out = read_messages(recording), {}
     for s in config.session.quoting:
-        x = config.session.instruments[s]
-        e = load_recording(recording, symbol=s, market=config.live.market, tick_size=x.tick_size, lot_size=x.lot_size, keep=("crossed",))
-        if not len(e) or e.local_ns[-1] - e.clock_offset_ns < start_ns or e.local_ns[0] - e.clock_offset_ns > stop_ns:
+        x, rows = config.session.instruments[s], _cut(_of_symbol(messages, s, recording)[0], start_ns, stop_ns)
+        e = _read_cut(rows, recording, market=config.live.market, tick_size=x.tick_size, lot_size=x.lot_size, keep=("crossed",)) if len(rows) else None
+        if e is None or not len(e) or e.local_ns[-1] - e.clock_offset_ns < start_ns or e.local_ns[0] - e.clock_offset_ns > stop_ns:
             raise DataError(f"{recording}: {s} was recorded at another time than the session ran: give its own recording, recording=...")
         out[s] = replace(e, symbol=s)
     return out
@@ -196,7 +240,7 @@ def _heard(recording: Path, config: LiveConfig, start_ns: int, stop_ns: int) -> 
 def _play(rows: Sequence[tuple], begin: int, end: int, config: LiveConfig) -> tuple[OrderManager, list[Any], dict[str, int], float]:
     "Orders at the end of a session, its executions, the position it began with, and the cash that came in since."
     known = dict(config.session.instruments) | {x["symbol"]: Instrument(**x) for x in rows[begin][4]["instruments"]}
-    m = OrderManager(instruments(known.values()), session="reconcil", strategy=config.session.strategy)
+    m = OrderManager(instruments(known.values()), session="reconcil", strategy=config.session.strategy, keep_closed=len(rows) + 1)  # all of them
     since = max((i for i in range(begin) if rows[i][2] == "balance"), default=0)
     opening: dict[str, int] = {}
     before, cash = 0, 0.0
@@ -237,34 +281,68 @@ def load_run(
     manager, fills, opening, earned = _play(rows, begin, end, setup)
     return Run(setup, where, folder, session, mine, manager, fills, opening, earned, start, stop, events, next(iter(events.values())).clock_offset_ns)
 
+# %% ../../nbs/94b_live.reconcile.ipynb #26b5ddf2
+def _words(run: Run) -> Iterator[tuple[int, str, str, dict[str, Any]]]:
+    "What we asked for and what the venue said of it, each execution once: time (the venue's where it told one), client id, word, body."
+    seen = set[tuple[str, Any]]()
+    for _, t, word, k, x in run.rows:
+        found = [(e["client_id"], "fill", e) for e in x["executions"]] if word == "snapshot" else []
+        if word == "report":
+            found = [(k, x["status"] if x["kind"] == "order-status" else x["kind"], x)]
+        elif word in ("new", "modify"):
+            yield t + run.shift_ns, k, word, x
+        for name, what, body in found:
+            key = (name, body["exec_id"] or body.get("cum_lots"))
+            if what != "fill" or key not in seen:
+                seen |= {key} if what == "fill" else set()
+                yield body["time_ns"] if body["time_ns"] > 0 else t + run.shift_ns, name, what, body
+
+
+def _ends(run: Run) -> dict[str, int]:
+    "When the orders that are over were: as the venue told it, or when we concluded it."
+    said, filled, last = dict[str, int](), Counter[str](), dict[str, int]()
+    for t, k, what, x in _words(run):
+        if what == "fill":
+            filled[k] += x["qty_lots"]
+            last[k] = max(last.get(k, 0), t)
+        elif what in ("cancelled", "expired", "rejected", "filled"):
+            said[k] = max(said.get(k, 0), t)
+    out = {}
+    for k, o in run.manager.orders.items():
+        whole = k in last and (k in said or filled[k] >= o.qty_lots)
+        if o.done:
+            out[k] = max(said.get(k, 0), last[k] if whole else 0) or o.last_ns + run.shift_ns
+    return out
+
 # %% ../../nbs/94b_live.reconcile.ipynb #43be38fa
 def own_orders(run: Run, symbol: str) -> dict[tuple[int, int], tuple[list[int], list[int]]]:  # by side and ticks: venue's times, lots from then on
-    "What we had in the venue's book, as its reports tell it."
+    "What we had in the venue's book, as its reports and its answers tell it."
     steps: list[tuple[int, int, int, int]] = []
-    alive: dict[str, list[int]] = {}  # side, ticks, lots left
-    for _, _, word, k, x in run.rows:
+    over, asked, lots, told = _ends(run), dict[str, tuple[int, int]](), Counter[str](), Counter[str]()
+    shown: dict[str, tuple[int, int, int, int]] = {}  # ticks, total, since when; lots of it in the book
+    for t, k, what, x in _words(run):
         o = run.manager.orders.get(k)
-        if word != "report" or o is None or o.symbol != symbol or x["time_ns"] <= 0:
+        if o is None or o.symbol != symbol or t > over.get(k, _FAR):
             continue
-        t, kind, here = x["time_ns"], x["kind"], alive.get(k)
-        if kind == "accepted" and here is None:
-            alive[k] = [o.side, x["price_ticks"], x["qty_lots"]]
-            steps.append((t, o.side, x["price_ticks"], x["qty_lots"]))
-        elif here is not None and kind == "fill":
-            n = min(here[2], x["qty_lots"])
-            steps.append((t, here[0], here[1], -n))
-            here[2] -= n
-        elif here is not None and kind in ("cancelled", "expired", "replaced"):
-            steps.append((t, here[0], here[1], -here[2]))
-            here[2] = 0
-            if kind == "replaced":
-                here[1:] = [x["price_ticks"], max(0, x["qty_lots"] - max(0, o.filled_lots if x["cum_lots"] < 0 else x["cum_lots"]))]
-                steps.append((t, here[0], here[1], here[2]))
+        if what in ("new", "modify"):
+            asked[k] = (x["price_ticks"], x["qty_lots"])
+            continue
+        lots[k] += x["qty_lots"] if what == "fill" else 0
+        told[k] = max(told[k], lots[k], x.get("cum_lots", 0))
+        tick, total, since, before = was = shown.get(k, (0, 0, -1, 0))
+        if what in ("working", "partial", "replaced") and t >= since or what == "accepted" and since < 0:
+            wish = asked.get(k, (0, 0))
+            tick, total, since = x["price_ticks"] or wish[0], x["qty_lots"] or wish[1], t
+        if since >= 0:
+            rest = max(0, total - told[k])
+            steps += [(t, o.side, tick, rest - before)] if tick == was[0] else [(t, o.side, was[0], -before), (t, o.side, tick, rest)]
+            shown[k] = tick, total, since, rest
+    steps += [(over[k], run.manager.orders[k].side, tick, -rest) for k, (tick, _, _, rest) in shown.items() if k in over]
     out: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
-    for t, side, tick, lots in sorted(steps, key=lambda x: x[0]):
+    for t, side, tick, n in sorted((x for x in steps if x[3]), key=lambda x: x[0]):
         times, held = out.setdefault((side, tick), ([], []))
         times.append(t)
-        held.append((held[-1] if held else 0) + lots)
+        held.append((held[-1] if held else 0) + n)
     return out
 
 # %% ../../nbs/94b_live.reconcile.ipynb #3fd302bb
@@ -295,8 +373,7 @@ def without_own(run: Run, symbol: str) -> tuple[Events, dict[str, int]]:  # the 
 
 def _told_ns(run: Run, fill: Any) -> int:
     "When the venue says that an execution happened; our own clock where it did not say."
-    told = next((x["time_ns"] for _, _, word, k, x in run.rows if word == "report" and k == fill.client_id and x["exec_id"] == fill.exec_id), 0)
-    return told if told > 0 else fill.time_ns
+    return fill.venue_ns if fill.venue_ns > 0 else fill.time_ns + run.shift_ns
 
 # %% ../../nbs/94b_live.reconcile.ipynb #8ccc34e4
 def travel_times(run: Run) -> tuple[Callable[[int], int], Callable[[int], int]]:  # to the venue, and back: ns as functions of our time
@@ -524,7 +601,7 @@ def _windows(
 # %% ../../nbs/94b_live.reconcile.ipynb #96c3f07e
 def live_side(run: Run) -> Side:
     "What the session did."
-    shift, rows, sent, refused = run.shift_ns, list[list[Any]](), list[int](), list[tuple[int, str, int, str]]()
+    shift, ends, rows, sent, refused = run.shift_ns, _ends(run), list[list[Any]](), list[int](), list[tuple[int, str, int, str]]()
     told: dict[str, dict[str, Any]] = {}
     pulled: dict[str, int] = {}
     for _, t, word, k, x in run.rows:
@@ -544,8 +621,7 @@ def live_side(run: Run) -> Side:
             rows.append([t + shift, o.symbol, word, o.side, x["price_ticks"], x["qty_lots"], k])
     for r in rows:
         o, heard = run.manager.orders[r[6]], told.get(r[6], {})
-        over = max((heard[w] for w in ("cancelled", "expired", "rejected", "fill") if w in heard), default=_FAR) if o.done else _FAR
-        r += [heard.get("accepted", _FAR if "rejected" in heard else r[0]), over, str(o.state.value).lower(), pulled.get(r[6], _FAR)]
+        r += [heard.get("accepted", _FAR if "rejected" in heard else r[0]), ends.get(r[6], _FAR), str(o.state.value).lower(), pulled.get(r[6], _FAR)]
     fills = [[_told_ns(run, f), f.symbol, f.side, f.price_ticks, f.qty_lots, f.fee, f.maker, f.client_id, f.exec_id] for f in run.fills]
     out = Side(pd.DataFrame(rows, columns=_ORDERS), pd.DataFrame(fills, columns=_FILLS), np.array(sorted(sent), np.int64), refused)
     lost = _windows(run.notes("connection"), lambda k, w: w.startswith("disconnected"), lambda k, w: w.startswith("reconnected"))
@@ -689,20 +765,20 @@ def _pieces(case: _Case, table: pd.DataFrame) -> list[tuple[Any, Any, int, str]]
                 out.append((piece[0], other[0], n, "same"))
                 piece[1] -= n
                 other[1] -= n
-    match = {"live": dict(paired), "replay": {b: a for a, b in paired}}
+    mine, theirs = ({x.id: x for x in _rows_of(case.sides[where].orders) if x.action == "new"} for where in ("live", "replay"))
+    both = {"live": {a: (mine[a], theirs[b]) for a, b in paired}, "replay": {b: (theirs[b], mine[a]) for a, b in paired}}
     for where, pieces in left.items():
         for f, n in pieces:
             if n > 0:
-                reason = _why_unfilled(case, f, where, match[where][f.id]) if f.id in match[where] else why[where].get(f.id, "not ours")
+                reason = _why_unfilled(case, f, where, *both[where][f.id]) if f.id in both[where] else why[where].get(f.id, "not ours")
                 reason = "after stop" if where == "live" and f.time_ns > case.run.stop_ns + case.run.shift_ns else reason
                 out.append((f, None, n, reason) if where == "live" else (None, f, n, reason))
     return out
 
 # %% ../../nbs/94b_live.reconcile.ipynb #055a547e
-def _why_unfilled(case: _Case, f: Any, where: str, other_id: str) -> str:
+def _why_unfilled(case: _Case, f: Any, where: str, mine: Any, o: Any) -> str:
     "Why the counterpart of an executed order was not executed."
     me, other = sides = case.sides[where], case.sides["replay" if where == "live" else "live"]
-    mine, o = (next(x for x in _rows_of(side.orders) if x.id == name and x.action == "new") for side, name in zip(sides, (f.id, other_id), strict=True))
     if o.end.startswith("reject"):
         return "refused"
     if any(a <= f.time_ns < b for side in sides for a, b in side.down):
