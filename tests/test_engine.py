@@ -234,6 +234,18 @@ async def test_a_journal_that_fails_halts_the_account_and_cancels_still_leave():
 
 
 @story
+async def test_an_order_that_the_journal_does_not_take_is_known_not_to_have_left():
+    async with Desk() as d:
+        def full(rows, now_ns):
+            raise OSError(28, "No space left on device")
+        d.journal.intents = full  # the first row that fails is that of an order
+        await d.until(lambda: d.top(10_000) or d.engine.counts["order state"])
+        await d.until(lambda: d.engine.counts["journal errors"] and not d.trader.orders.live() and not d.trader.orders.unknown())
+        assert not any(isinstance(x, NewOrder) for x in d.venue.log)
+        assert d.engine.counts["rejected: the journal does not take it"] >= 1, d.engine.counts
+
+
+@story
 async def test_a_decision_is_written_as_a_whole_and_questions_leave_without_a_row():
     async with Desk() as d:
         wrote = []

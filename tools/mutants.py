@@ -1244,13 +1244,13 @@ guard("engine", "journal: a decision as a whole", "test_a_decision_is_written_as
       "rows = [r for r in requests if type(r) is not QueryOrder]", "rows = list(requests)")
 guard("engine", "journal: one that fails halts", "test_a_journal_that_fails_halts_the_account_and_cancels_still_leave",
       "            e.send(e.trader.kill(f\"journal: {e.journal_error}\", now_ns=now), now)\n", "")
-guard("engine", "journal: what is not written is told as refused", "test_a_journal_that_fails_halts_the_account_and_cancels_still_leave",
+guard("engine", "journal: what is not written is told as refused", "test_an_order_that_the_journal_does_not_take_is_known_not_to_have_left",
       "            self.on_report(Report(kind, x.client_id, reason=\"the journal does not take it\", definitive=True))\n", "            pass\n")
 guard("engine", "venue: one that raises leaves an unknown order", "test_a_venue_that_raises_leaves_an_unknown_order_that_is_asked_for",
-      "                e.on_report(Report(\"unknown\", r.client_id", "                e.on_report(Report(\"rejected\", r.client_id")
+      "                e.on_report(Report(\"unknown\", r.client_id", "                e.on_report(Report(\"rejected\", r.client_id, definitive=True")
 guard("engine", "venue: a kill is asked of cancel-all too", "test_a_venue_that_does_not_hear_single_cancels_is_told_to_cancel_all",
       "                await self._sweep(reason, rest_s / 2)\n", "                pass\n")
-guard("engine", "stop: verified at the venue", "test_a_stop_that_cannot_be_verified_says_so",
+guard("engine", "stop: verified at the venue", "test_a_venue_that_does_not_hear_single_cancels_is_told_to_cancel_all",
       "                if not rest and not any(o.submit_ns", "                if True or not any(o.submit_ns")
 guard("engine", "stop: a pipeline that raises", "test_a_pipeline_that_raises_keeps_no_cancel_all_back",
       "            except Exception as err:  # a pipeline", "            except ZeroDivisionError as err:  # a pipeline")
