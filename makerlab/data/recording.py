@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -349,9 +349,10 @@ def capture_file(
     folder: str | Path,  # of a recording
     *,
     symbol: str | None = None,  # needed when there are several
+    cut: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows,  # the messages that are wanted, of all
 ) -> Iterator[tuple[Path, dict[str, int]]]:  # a file for load_binance, gone afterwards; what was left out
     "A recording as a capture, for as long as it is needed. Raises ParameterError, DataError."
-    rows, _ = _of_symbol(read_messages(folder), symbol, Path(folder))
+    rows = cut(_of_symbol(read_messages(folder), symbol, Path(folder))[0])
     good = [_good(body, i) for i, body in enumerate(rows["message"])]
     left = {"messages that are no good left out": len(good) - sum(good)} if not all(good) else {}
     with tempfile.TemporaryDirectory() as place:
@@ -371,7 +372,7 @@ def read_recording(
         out = read_binance(path, market=market)
     return replace(out, source=str(folder), repairs={**left, **out.repairs})
 
-
+# %% ../../nbs/12c_data.recording.ipynb #12ccut02
 def load_recording(
     folder: str | Path,  # of a recording
     *,
@@ -382,9 +383,10 @@ def load_recording(
     from_scratch: bool = False,  # begin with an empty book when there is no snapshot
     repair: Sequence[str] = (),  # names of events.RULES to mend by
     keep: Sequence[str] = (),  # names of events.RULES to let be
+    cut: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows,  # the messages that are wanted, of all
 ) -> Events:  # L2 events, as load_binance makes them
     "A recording as events. Raises what load_binance raises."
-    with capture_file(folder, symbol=symbol) as (path, left):
+    with capture_file(folder, symbol=symbol, cut=cut) as (path, left):
         out = load_binance(path, market=market, tick_size=tick_size, lot_size=lot_size, from_scratch=from_scratch, repair=repair, keep=keep)
     return replace(out, source=str(folder), repairs={**left, **out.repairs})
 

@@ -12,7 +12,6 @@ import html
 import json
 import math
 import sqlite3
-import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,9 +24,8 @@ import pandas as pd
 
 from ..backtest.harness import ReplayVenue, Simulation, simulate
 from ..core import DataError, ParameterError, check_nonnegative, check_positive, from_ns, to_ns, write_atomic
-from ..data.crypto import load_binance
 from ..data.events import DEPTH, SNAPSHOT, TRADE, Events, merge_views, take
-from ..data.recording import _good, _of_symbol, capture_text, is_recording, load_recording, read_messages
+from ..data.recording import is_recording, load_recording
 from ..execution.orders import OrderManager
 from ..execution.risk import MemoryLatch
 from ..execution.venue import Capabilities, Instrument, instruments
@@ -202,7 +200,7 @@ _BREAK = 600_000_000_000  # ns without a message: another recorder, perhaps of a
 
 
 def _cut(rows: pd.DataFrame, start_ns: int, stop_ns: int) -> pd.DataFrame:
-    "What was heard around a session, from before the snapshot on which its book stands."
+    "What was heard around a session, from before the snapshot on which its book stands. Raises DataError when nothing was."
     at, photo = to_ns(rows["time"]), rows["stream"].str.endswith("@snapshot", na=False).to_numpy(dtype=bool)
     begin, end = start_ns - _AROUND, stop_ns + _AROUND
     before, during = photo & (at < start_ns), photo & (at >= start_ns) & (at <= end)
@@ -211,27 +209,20 @@ def _cut(rows: pd.DataFrame, start_ns: int, stop_ns: int) -> pd.DataFrame:
         heard = np.diff([*at[(at >= last) & (at < start_ns)], start_ns])
         if heard.max() < _BREAK or not during.any():
             begin = min(begin, last - _AROUND)
-    return rows[(at >= begin) & (at <= end)]
-
-
-def _read_cut(rows: pd.DataFrame, recording: Path, **how: Any) -> Events:
-    "Messages as events. Raises what load_binance raises."
-    good = np.array([_good(body, i) for i, body in enumerate(rows["message"])], dtype=bool)
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / (recording.name or "recording")
-        path.write_bytes(capture_text(rows[good]))
-        out = load_binance(path, **how)
-    left = {} if good.all() else {"messages that are no good left out": int((~good).sum())}
-    return replace(out, source=str(recording), repairs={**left, **out.repairs})
+    some = rows[(at >= begin) & (at <= end)]
+    if some.empty:
+        raise DataError(f"{rows['symbol'].iloc[0]} was recorded at another time than the session ran: give its own recording, recording=...")
+    return some
 
 
 def _heard(recording: Path, config: LiveConfig, start_ns: int, stop_ns: int) -> dict[str, Events]:
     "What was recorded of every quoted symbol. Raises ParameterError, DataError."
-    messages, out = read_messages(recording), {}
+    out = {}
     for s in config.session.quoting:
-        x, rows = config.session.instruments[s], _cut(_of_symbol(messages, s, recording)[0], start_ns, stop_ns)
-        e = _read_cut(rows, recording, market=config.live.market, tick_size=x.tick_size, lot_size=x.lot_size, keep=("crossed",)) if len(rows) else None
-        if e is None or not len(e) or e.local_ns[-1] - e.clock_offset_ns < start_ns or e.local_ns[0] - e.clock_offset_ns > stop_ns:
+        x = config.session.instruments[s]
+        e = load_recording(recording, symbol=s, market=config.live.market, tick_size=x.tick_size, lot_size=x.lot_size, keep=("crossed",),
+                           cut=lambda rows: _cut(rows, start_ns, stop_ns))
+        if not len(e) or e.local_ns[-1] - e.clock_offset_ns < start_ns or e.local_ns[0] - e.clock_offset_ns > stop_ns:
             raise DataError(f"{recording}: {s} was recorded at another time than the session ran: give its own recording, recording=...")
         out[s] = replace(e, symbol=s)
     return out
