@@ -762,20 +762,22 @@ def test_a_venue_that_cannot_be_reached_is_said_at_once(tmp_path):
             read_recording(tmp_path / "r", symbol=symbol)
 
 
-@pytest.mark.parametrize("market", ["spot", "usdm"])
-def test_a_live_session_labels_its_recording_and_seals_it_in_a_process(tmp_path, monkeypatch, market):
+@pytest.mark.parametrize(("preset", "market", "label"), [
+    ("spot", "spot", "binance-spot"), ("usdm", "usdm", "binance-usdm"), ("spot-testnet", "spot", "binance-spot-testnet"), ("usdm-demo", "usdm", "binance-usdm-demo"),
+    ("local", "spot", "simulated-spot"), ("local", "usdm", "simulated-usdm")])
+def test_a_live_session_labels_its_recording_and_seals_it_in_a_process(tmp_path, monkeypatch, preset, market, label):
     from contextlib import ExitStack
     from types import SimpleNamespace
 
     from makerlab.live import guardian
 
-    live = SimpleNamespace(market=market, record="recorded", metrics_port=-1, mirror="")
+    live = SimpleNamespace(market=market, record="recorded", metrics_port=-1, mirror="", preset=preset, url="http://127.0.0.1:1")
     config = SimpleNamespace(live=live, sends=True, mode="paper", path=tmp_path / "live.toml", session=SimpleNamespace(instruments={"XYZ": XYZ}, strategy="mm"))
     monkeypatch.setattr(guardian, "_session_text", lambda c: "none")
     with ExitStack() as stack:
         parts = SimpleNamespace(config=config, clock=lambda: T0, folder=tmp_path, stack=stack, say=print, metrics=None)
         guardian._Records.records(parts)
-        assert (parts.recorder.options.venue, parts.recorder.options.sealer) == (f"binance-{market}", "process")
+        assert (parts.recorder.options.venue, parts.recorder.options.sealer) == (label, "process")
 
 
 @pytest.mark.parametrize("market", ["spot", "usdm"])

@@ -668,7 +668,7 @@ class _Records(Parts):
             from makerlab.live.mirror import open_mirror
             self.mirror = open_mirror(live.mirror)
             self.stack.callback(self.mirror.close)
-        how = RecorderOptions(venue=f"binance-{live.market}", sealer="process")
+        how = RecorderOptions(venue=hosts_of(c).label, sealer="process")
         self.recorder = self.stack.enter_context(Recorder(c.path.parent / live.record, options=how, on_alarm=self.say)) if live.record else None
         if self.metrics is not None:
             _tell(self.metrics, c, self.mirror, self.recorder)

@@ -972,6 +972,11 @@ class Hosts:
         "Path in front of the REST endpoints."
         return "/fapi/v1" if self.market == "usdm" else "/api/v3"
 
+    @property
+    def label(self) -> str:
+        "What recordings call it: binance-spot, binance-spot-testnet, ..., and simulated-spot for an address of one's own."
+        return next((f"binance-{name}" for name, hosts in HOSTS.items() if hosts == self), f"simulated-{self.market}")
+
     def socket(self, kind: str) -> str:
         "Address of the sockets that carry a kind of stream, without /ws or /stream."
         return self.stream.rstrip("/") + self.routes.get(kind, "")

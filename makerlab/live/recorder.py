@@ -472,7 +472,7 @@ def run_record(
     from makerlab.live.protocol import Hosts
 
     where = Hosts.local(hosts, market=market) if hosts.startswith("http") else Hosts.preset(hosts)
-    how = options or RecorderOptions(venue=f"binance-{where.market}", sealer="process")
+    how = options or RecorderOptions(venue=where.label, sealer="process")
 
     held: list[Recorder] = []
 
@@ -513,7 +513,7 @@ def replay_book(
     from makerlab.live.protocol import DepthDiff, FeedError, Snapshot, decode
 
     rows, name = _of_symbol(read_messages(folder), symbol, Path(folder))
-    market = "usdm" if rows["venue"].iloc[0].endswith("usdm") else "spot"
+    market = "usdm" if "usdm" in rows["venue"].iloc[0] else "spot"
     book = LiveBook(name, grid, market=market)
     for stream, body, wall in zip(rows["stream"], rows["message"], to_ns(rows["time"]).tolist(), strict=True):
         try:
