@@ -481,6 +481,31 @@ def test_an_order_that_was_given_up_and_arrives_after_all_is_ours(sign):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("arrived", [True, False])
+def test_cancel_all_of_a_symbol_takes_orders_that_were_given_up(arrived):
+    async def main():
+        bench, now = a_doubtful_bench()
+        async with bench as b:
+            b.tws.fault.hold = True
+            await b.venue.submit(NewOrder("a", "X", 1, 97, 2, "limit"))
+            await b.break_connection()
+            for _ in range(3):
+                now[0] += 40 * 10**9
+                await b.query("a")
+            assert b.venue.orders["a"].inferred
+            b.tws.fault.drop_open = b.tws.fault.drop_status = 9
+            if arrived:
+                b.tws.release()
+            b.tws.fault.drop_open = b.tws.fault.drop_status = 0
+            await b.settle()
+            assert len(b.tws.truth_orders()) == arrived and b.venue.orders["a"].inferred, "it rests there, and nobody has told us"
+            asked = len(b.tws.asked(4))
+            await b.venue.cancel_all("X")
+            await b.settle()
+            assert not b.tws.truth_orders() and words(b, "a")[-1] == ("cancelled" if arrived else "order-status") and len(b.tws.asked(4)) == asked + 1
+    asyncio.run(main())
+
+
 def test_the_heart_settles_what_is_in_doubt():
     async def main():
         now = [10**18]

@@ -861,9 +861,10 @@ class _Changing(_Sending):
             self._say("replace-rejected", row, reason=f"not connected: {e}", definitive=True)
 
     async def cancel_all(self, symbol: str | None = None) -> None:
-        "Cancel every order of ours of one symbol; of all: reqGlobalCancel, which takes the orders of every client and of TWS itself."
+        "Cancel every order of ours of one symbol, those too that are only held for over; of all: reqGlobalCancel, which takes every client's orders and those of TWS itself."
         rows = self._living(symbol)
-        for r in rows if symbol is not None else ():
+        doubtful = [r for r in self.orders.values() if r.inferred and r.symbol == symbol]
+        for r in rows + doubtful if symbol is not None else ():
             await self.cancel(CancelOrder(r.client_id, "cancel all"))
         if symbol is None and self.up:
             for r in rows:
