@@ -4,6 +4,7 @@ import contextlib
 import gc
 import itertools
 import math
+import time
 import weakref
 
 import numpy as np
@@ -309,12 +310,28 @@ async def test_kill_is_latched_and_verified():
 
 @story
 async def test_a_venue_that_does_not_hear_single_cancels_is_told_to_cancel_all():
-    async with Desk(config(stop_s=0.6)) as d:
+    async with Desk(config(stop_s=3)) as d:
         await d.quoting()
         d.venue.deaf = True
         d.engine.stop()
-        assert await asyncio.wait_for(d.task, 5) == 0
+        assert await asyncio.wait_for(d.task, 10) == 0
         assert "cancel all" in d.venue.log and not d.venue.book
+
+
+@story
+async def test_a_stop_that_stood_still_for_all_of_its_time_still_tells_the_venue_to_cancel_all():
+    async with Desk(config(stop_s=0.4)) as d:
+        await d.quoting()
+        d.venue.deaf, pull = True, d.engine._pull
+
+        def standing_still(reason):
+            d.engine._pull = pull
+            time.sleep(0.5)
+            pull(reason)
+        d.engine._pull = standing_still
+        d.engine.stop()
+        await asyncio.wait_for(d.task, 5)
+        assert d.venue.log.count("cancel all") == 1 and not d.venue.book
 
 
 @story
@@ -444,7 +461,7 @@ async def test_a_pipeline_that_raises_keeps_no_cancel_all_back():
 async def test_one_symbol_that_hangs_does_not_keep_the_cancel_all_from_the_others():
     data = yaml.safe_load(yaml.safe_dump(BASE))
     data["instruments"]["AAAUSDT"] = data["instruments"][S]
-    async with Desk(config(data, stop_s=0.6)) as d:
+    async with Desk(config(data, stop_s=3)) as d:
         await d.quoting()
         d.venue.deaf, true = True, d.venue.cancel_all
 

@@ -1250,6 +1250,8 @@ guard("engine", "venue: one that raises leaves an unknown order", "test_a_venue_
       "                e.on_report(Report(\"unknown\", r.client_id", "                e.on_report(Report(\"rejected\", r.client_id, definitive=True")
 guard("engine", "venue: a kill is asked of cancel-all too", "test_a_venue_that_does_not_hear_single_cancels_is_told_to_cancel_all",
       "                await self._sweep(reason, rest_s / 2)\n", "                pass\n")
+guard("engine", "stop: the venue's own cancel-all, however late", "test_a_stop_that_stood_still_for_all_of_its_time_still_tells_the_venue_to_cancel_all",
+      " or not (swept or self.sparing):\n", ":\n")
 guard("engine", "stop: verified at the venue", "test_a_venue_that_does_not_hear_single_cancels_is_told_to_cancel_all",
       "                if not rest and not any(o.submit_ns", "                if True or not any(o.submit_ns")
 guard("engine", "stop: a pipeline that raises", "test_a_pipeline_that_raises_keeps_no_cancel_all_back",
