@@ -516,7 +516,7 @@ def test_16_executed_after_it_was_given_up(tmp_path, market):
 
 
 async def row_17(folder, market="spot"):
-    async with Day(folder, market, settings=replace(FAST, timeout_s=5.0)) as d:
+    async with Day(folder, market, **kit.CALM | {"settings": replace(FAST, timeout_s=5.0)}) as d:
         d.crowd.on = False
         await until(lambda: d.quotes() and d.m.quiet, 5, d.why)
         since, begin = now_row(d), time.monotonic()
@@ -525,7 +525,7 @@ async def row_17(folder, market="spot"):
         fresh = lambda: [x for x in d.truth("new") if x["seq"] >= since and x["left_lots"]]
         await until(fresh, 5, d.why)
         o = d.m.orders[fresh()[0]["client_id"]]
-        d.crowd.move(o.price_ticks)
+        d.crowd.move(max(o.price_ticks, d.crowd.mid + 1) if o.side < 0 else min(o.price_ticks, d.crowd.mid - 1))  # through it
         took = await until(lambda: o.filled_lots, 5, d.why)
         assert o.client_id in d.engine.venue._last, "nobody has answered the request yet"
         state, filled = o.state, o.filled_lots
