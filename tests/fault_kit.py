@@ -92,6 +92,10 @@ class Crowd:
         self.moves += 1
         self.sim.step()
 
+    def through(self, side, tick):
+        "The price goes through an order of that side, wherever it stands."
+        self.move(min(tick, self.mid - 1) if side > 0 else max(tick, self.mid + 1))
+
     def act(self):
         "One of the crowd's doings."
         u = self.rng.random()

@@ -324,6 +324,8 @@ def test_09_the_venue_closes_its_connections(tmp_path, market):
 
 async def row_10(folder, market="spot", how="cut"):
     async with Day(folder, market) as d:
+        await until(d.quotes, 5, d.why)
+        ours = next(o for o in d.resting() if o.side < 0)
         since, begin, fills = now_row(d), time.monotonic(), len(d.truth("trade"))
         down = d.at("connection: disconnected", lambda: set(d.engine.trader.guard.down))
         if how == "blackhole":
@@ -332,7 +334,7 @@ async def row_10(folder, market="spot", how="cut"):
             d.fault("terminate_user_stream")
         else:
             d.fault("cut", kind="user", torn=True)
-        d.crowd.move(d.crowd.mid + 5)  # through our ask, while nobody listens
+        d.crowd.through(ours.side, ours.tick)  # while nobody listens
         await until(lambda: d.heard("connection: disconnected"), 5, d.why)
         assert down and all(down) and len(d.truth("trade")) > fills  # a line may be back a millisecond later
         d.sim.clear("blackhole")
@@ -525,7 +527,7 @@ async def row_17(folder, market="spot"):
         fresh = lambda: [x for x in d.truth("new") if x["seq"] >= since and x["left_lots"]]
         await until(fresh, 5, d.why)
         o = d.m.orders[fresh()[0]["client_id"]]
-        d.crowd.move(max(o.price_ticks, d.crowd.mid + 1) if o.side < 0 else min(o.price_ticks, d.crowd.mid - 1))  # through it
+        d.crowd.through(o.side, o.price_ticks)
         took = await until(lambda: o.filled_lots, 5, d.why)
         assert o.client_id in d.engine.venue._last, "nobody has answered the request yet"
         state, filled = o.state, o.filled_lots
@@ -671,7 +673,7 @@ async def row_22(folder, market="spot", ms=2500):
         d.fault("skew", ms=ms)
         await until(lambda: d.heard("alert: clock"), 8, d.why)  # measured every second
         await d.pulled()
-        assert abs(d.engine.offset_ns + ms * MS) < 400 * MS, d.engine.offset_ns
+        await until(lambda: abs(d.engine.offset_ns + ms * MS) < 400 * MS, 5, lambda: f"{d.engine.offset_ns} ns")  # a measurement may have stood still for as long
         halted = time.monotonic() - begin
         since = now_row(d)
         await asyncio.sleep(0.5)
@@ -972,7 +974,7 @@ async def row_26_first(folder, zygote):
         pid = zygote.engine(path, crash="after send", at=2, later_s=0.1, unkept=True)
         await until(lambda: not alive(pid), 20, lambda: Path(f"{path}.log").read_text()[-2000:])
         crowding.cancel()
-        for ticks in (6, -12):  # whichever of the two orders had arrived
+        for ticks in (12, -24):  # whichever of the two orders had arrived
             if not sim.exchange.truth_position("alice"):
                 crowd.move(crowd.mid + ticks)
         assert sim.exchange.truth_position("alice"), "executed"
