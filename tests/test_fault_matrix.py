@@ -971,12 +971,13 @@ async def row_26_first(folder, zygote):
         crowd = kit.Crowd(sim, 1)
         crowding = asyncio.ensure_future(crowd.run())
         path = kit.session_file(Path(folder), sim.url, live={"metrics_port": -1})
-        pid = zygote.engine(path, crash="after send", at=2, later_s=0.1, unkept=True)
+        pid = zygote.engine(path, crash="after send", at=2, later_s=0.3, unkept=True)
+        await until(lambda: sim.exchange.truth_orders("alice") or not alive(pid), 20, lambda: Path(f"{path}.log").read_text()[-2000:])
+        crowd.on = False  # no reason to take them back
         await until(lambda: not alive(pid), 20, lambda: Path(f"{path}.log").read_text()[-2000:])
         crowding.cancel()
-        for ticks in (12, -24):  # whichever of the two orders had arrived
-            if not sim.exchange.truth_position("alice"):
-                crowd.move(crowd.mid + ticks)
+        left = sim.exchange.truth_orders("alice")
+        crowd.through(left[0].side, left[0].tick)
         assert sim.exchange.truth_position("alice"), "executed"
         begin = time.monotonic()
         async with Day(folder, sim=sim) as d:
