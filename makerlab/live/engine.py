@@ -1043,7 +1043,8 @@ class _Stopping(_Pulling):
         "Cancel, and ask the venue until it holds nothing of ours and nothing is in doubt; after half of the time by its own cancel-all, however late it is by then."
         begin, whole, swept = self.clock(), self.config.live.stop_s, False
         while (rest_s := whole - (self.clock() - begin) / NS_PER_S) > 0 or not (swept or self.sparing):
-            rest_s = max(rest_s, whole / 4)
+            if rest_s <= 0:  # it stood still for all of its time
+                begin, rest_s = self.clock() - round(0.75 * whole * NS_PER_S), whole / 4
             try:
                 self._pull(reason)
             except Exception as err:  # a pipeline that is broken, too, must not stand before the cancel-all
@@ -1054,7 +1055,7 @@ class _Stopping(_Pulling):
             if rest_s <= whole / 2 and not swept and not self.sparing:
                 swept = True
                 await self._sweep(reason, rest_s / 2)
-            rest_s = max(whole - (self.clock() - begin) / NS_PER_S, whole / 4)
+            rest_s = whole - (self.clock() - begin) / NS_PER_S
             try:
                 rest = await _within(self.left(), rest_s if swept or rest_s <= whole / 2 else rest_s - whole / 2)
                 if not rest and not any(o.submit_ns >= 0 for o in self.trader.orders.live() if not o.external):
